@@ -1,0 +1,1 @@
+"""Scenarios: what is to be simulated or run. Schema, loader, and the catalogue of YAML files."""

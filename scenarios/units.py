@@ -1,0 +1,169 @@
+"""Quantities as people write them (`80 GiB`, `200 Gbit/s`), read into one base unit each.
+
+Bases: bytes and nanoseconds are ints; bytes/s, FLOP/s, dollars/hour and dollars are floats.
+Decimal prefixes are powers of 1000, binary ones (`Ki`, `Mi`, `Gi`, `Ti`) powers of 1024.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+_PREFIXES = {
+    "": Fraction(1),
+    "k": Fraction(10**3),
+    "K": Fraction(10**3),
+    "M": Fraction(10**6),
+    "G": Fraction(10**9),
+    "T": Fraction(10**12),
+    "P": Fraction(10**15),
+    "Ki": Fraction(2**10),
+    "Mi": Fraction(2**20),
+    "Gi": Fraction(2**30),
+    "Ti": Fraction(2**40),
+}
+_PREFIX = "(?P<prefix>Ki|Mi|Gi|Ti|[kKMGTP]?)"
+_NUMBER = r"(?P<number>[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+_TIME_NS = {
+    "ns": Fraction(1),
+    "us": Fraction(10**3),
+    "µs": Fraction(10**3),
+    "ms": Fraction(10**6),
+    "s": Fraction(10**9),
+    "min": Fraction(60 * 10**9),
+    "h": Fraction(3600 * 10**9),
+    "d": Fraction(86400 * 10**9),
+}
+
+
+class UnitError(ValueError):
+    """A text is not a quantity of the unit asked for; the message names a value that would be."""
+
+
+def _number(text: str) -> Fraction:
+    return Fraction(text.replace("_", ""))
+
+
+def _parse(value: Any, pattern: str, what: str, example: str) -> re.Match[str]:
+    if not isinstance(value, str):
+        raise UnitError(f"{value!r} has no unit: write {what} with its unit, as `{example}`")
+    match = re.fullmatch(pattern, value.strip())
+    if match is None:
+        raise UnitError(f"{value!r} is not {what}: write a number and its unit, as `{example}`")
+    return match
+
+
+def parse_bytes(value: Any) -> int:
+    """Read `80 GiB`, `640 MB` or a plain int as a number of bytes (int)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        amount = Fraction(value)
+    else:
+        match = _parse(value, rf"{_NUMBER}\s*{_PREFIX}B", "an amount of memory", "80 GiB")
+        amount = _number(match["number"]) * _PREFIXES[match["prefix"]]
+    if amount < 0:
+        raise UnitError(f"{value!r} is negative: an amount of memory is at least `0 B`")
+    return round(amount)
+
+
+def parse_bytes_per_s(value: Any) -> float:
+    """Read `200 Gbit/s` or `2039 GB/s` as bytes per second (float)."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        rate = float(value)
+    else:
+        match = _parse(
+            value, rf"{_NUMBER}\s*{_PREFIX}(?P<unit>bit|b|B)/s", "a bandwidth", "200 Gbit/s"
+        )
+        bits = match["unit"] != "B"
+        rate = float(_number(match["number"]) * _PREFIXES[match["prefix"]] / (8 if bits else 1))
+    return _positive(value, rate, "a bandwidth", "200 Gbit/s")
+
+
+def parse_flops_per_s(value: Any) -> float:
+    """Read `312 TFLOP/s` as floating-point operations per second (float)."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        rate = float(value)
+    else:
+        match = _parse(value, rf"{_NUMBER}\s*{_PREFIX}FLOP/s", "a compute rate", "312 TFLOP/s")
+        rate = float(_number(match["number"]) * _PREFIXES[match["prefix"]])
+    return _positive(value, rate, "a compute rate", "312 TFLOP/s")
+
+
+def parse_duration_ns(value: Any) -> int:
+    """Read `18.522 ms`, `5 us` or a plain int of nanoseconds as nanoseconds (int)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        amount = Fraction(value)
+    else:
+        match = _parse(
+            value, rf"{_NUMBER}\s*(?P<unit>{'|'.join(_TIME_NS)})", "a duration", "18.522 ms"
+        )
+        amount = _number(match["number"]) * _TIME_NS[match["unit"]]
+    if amount < 0:
+        raise UnitError(f"{value!r} is negative: a duration is at least `0 ns`")
+    return round(amount)
+
+
+def parse_dollars_per_hour(value: Any) -> float:
+    """Read `$2.10/h` as dollars per hour (float)."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        rate = float(value)
+    else:
+        match = _parse(value, rf"\$\s*{_NUMBER}\s*/\s*h", "a price", "$2.10/h")
+        rate = float(_number(match["number"]))
+    if not math.isfinite(rate) or rate < 0:
+        raise UnitError(f"{value!r} is not a price: write one as `$2.10/h`")
+    return rate
+
+
+def parse_count(value: Any) -> int:
+    """Read `300e9`, `300 G` or an int as a count (int)."""
+    if isinstance(value, bool):
+        raise UnitError(f"{value!r} is not a count: write a number, as `300e9`")
+    if isinstance(value, (int, float)):
+        amount = Fraction(value) if math.isfinite(value) else Fraction(-1)
+    else:
+        match = _parse(value, rf"{_NUMBER}\s*{_PREFIX}", "a count", "300e9")
+        amount = _number(match["number"]) * _PREFIXES[match["prefix"]]
+    if amount < 0 or amount.denominator != 1:
+        raise UnitError(f"{value!r} is not a count: write a whole number, as `300e9`")
+    return int(amount)
+
+
+def _positive(value: Any, rate: float, what: str, example: str) -> float:
+    if not math.isfinite(rate) or rate <= 0:
+        raise UnitError(f"{value!r} is not {what}: it must be above zero, as `{example}`")
+    return rate
+
+
+def _field(parse: Callable[[Any], Any], example: str) -> tuple[Any, Any]:
+    schema = {"type": ["string", "number"], "examples": [example]}
+    return BeforeValidator(parse), WithJsonSchema(schema)
+
+
+Bytes = Annotated[int, *_field(parse_bytes, "80 GiB")]
+BytesPerSecond = Annotated[float, *_field(parse_bytes_per_s, "200 Gbit/s")]
+FlopsPerSecond = Annotated[float, *_field(parse_flops_per_s, "312 TFLOP/s")]
+DurationNs = Annotated[int, *_field(parse_duration_ns, "18.522 ms")]
+DollarsPerHour = Annotated[float, *_field(parse_dollars_per_hour, "$2.10/h")]
+Count = Annotated[int, *_field(parse_count, "300e9")]
+
+
+def format_bytes(amount: float) -> str:
+    """Write bytes for a person: `84.1 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(amount) < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def format_duration_ns(duration_ns: float) -> str:
+    """Write nanoseconds for a person: `18.5 ms`."""
+    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if abs(duration_ns) >= size:
+            return f"{duration_ns / size:.4g} {unit}"
+    return f"{duration_ns:.0f} ns"
