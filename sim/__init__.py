@@ -1,0 +1,1 @@
+"""The model: schedules, workload, cost, engines, timelines and decisions. Imports no torch."""

@@ -1,0 +1,117 @@
+"""What engines ask of costs: durations of actions, transfers of messages. Integer nanoseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+from sim.schedule.actions import Action, Kind
+
+Category = Literal[
+    "matmul",
+    "attention",
+    "memory_bound",
+    "launch",
+    "recomputation",
+    "tensor_parallel",
+    "optimizer",
+    "host",
+    "point_to_point",
+    "data_parallel",
+    "tied_embedding",
+    "gradient_norm",
+    "measured",
+    "given",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Time of one action on its lane and the categories it consists of, which sum to it."""
+
+    duration_ns: int
+    parts: Mapping[Category, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """A message between two ranks: it holds each of `resources` (links, by number; ascending) for
+    `occupancy_ns`, all at once, first come first served, and arrives `latency_ns` later."""
+
+    occupancy_ns: int
+    latency_ns: int
+    resources: tuple[int, ...]
+    payload_bytes: int
+
+
+class Costs(Protocol):
+    """What an engine needs to know about time."""
+
+    def duration_ns(self, action: Action) -> int:
+        """Time on the action's lane.
+
+        For a SEND, the processor time of posting it, for a RECV that of unpacking it (both on the
+        compute lane, beside the transfer); for a reduction, the time once all ranks have come.
+        """
+        ...
+
+    def transfer(self, message: Action) -> Transfer:
+        """The transfer of a message, by its SEND action."""
+        ...
+
+
+class CostKey(NamedTuple):
+    """What a cost depends on: never the microbatch."""
+
+    kind: Kind
+    stage: int
+    slice_index: int = 0
+    pipe: int = 0
+
+
+_FREE = Cost(duration_ns=0, parts={})
+_AT_ONCE = Transfer(occupancy_ns=0, latency_ns=0, resources=(), payload_bytes=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostTable:
+    """Costs by (kind, stage, slice, pipe); what is not listed is free.
+
+    assumed: (what, share of the compute time) for each cost taken outside the range in which its
+    model was measured, for the reader.
+    """
+
+    costs: Mapping[CostKey, Cost]
+    transfers: Mapping[CostKey, Transfer] = field(default_factory=dict)
+    assumed: tuple[tuple[str, float], ...] = ()
+
+    def cost(self, action: Action) -> Cost:
+        """Duration and parts of an action."""
+        kind, stage, _, slice_index, pipe = action
+        return self.costs.get(CostKey(kind, stage, slice_index, pipe), _FREE)
+
+    def duration_ns(self, action: Action) -> int:
+        """See Costs."""
+        return self.cost(action).duration_ns
+
+    def transfer(self, message: Action) -> Transfer:
+        """See Costs."""
+        kind, stage, _, slice_index, pipe = message
+        return self.transfers.get(CostKey(kind, stage, slice_index, pipe), _AT_ONCE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionCosts:
+    """Costs given for every single action: a measured run's own, or drawn from a distribution."""
+
+    durations: Mapping[Action, int]
+    transfers: Mapping[Action, Transfer] = field(default_factory=dict)
+
+    def duration_ns(self, action: Action) -> int:
+        """See Costs."""
+        return self.durations.get(action, 0)
+
+    def transfer(self, message: Action) -> Transfer:
+        """See Costs."""
+        return self.transfers.get(message, _AT_ONCE)

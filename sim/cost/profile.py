@@ -1,0 +1,106 @@
+"""Profile: what calibration found for a device with its software, and the file that holds it.
+
+Two kinds of knowledge, either or both: `times`, measured times of the parts of one model shape
+(what a CPU or GPU at hand was seen to need); and `efficiency`, the device model's parameters fitted
+to runs, which apply to any shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from scenarios.schema import Precision, Scenario
+
+Part = Literal["embedding", "layer", "head", "action"]
+Pass = Literal["forward", "backward", "backward_input", "backward_weight", "optimizer"]
+
+
+class Shape(NamedTuple):
+    """The shape a part was measured in; `tokens` per sequence, after `context` earlier ones."""
+
+    family: str
+    hidden: int
+    heads: int
+    ffn: int
+    vocabulary: int
+    micro_batch: int
+    tokens: int
+    context: int
+    tensor: int
+    precision: Precision
+    recomputation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartTime:
+    """Measured time of one part in one pass: median, quartiles (ns) and number of samples."""
+
+    median_ns: float
+    quartiles_ns: tuple[float, float]
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageTime:
+    """Time of a message of n bytes: `fixed_ns` + n `ns_per_byte`, with the fit's median error."""
+
+    fixed_ns: float
+    ns_per_byte: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A fitted parameter of the device model: value and 90 % interval; None where the data does not
+    determine it (the value is then the default)."""
+
+    value: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What calibration found, with its provenance.
+
+    times: by shape, the time of each (part, pass); part `action` is the fixed time of any action.
+    Times are per layer, per embedding, per head; of the optimizer, too.
+    post, unpack, transfer: the processor time of sending and of receiving a message, and its time
+    on the way; None where not measured.
+    ratios: measured over fitted time of single actions, as seen (the spread to draw from).
+    efficiency: parameters of scenarios.schema.Efficiency and of links (`intra_node.latency`, ...).
+    """
+
+    device: str
+    provenance: str
+    created: str = ""
+    software: Mapping[str, str] = field(default_factory=dict)
+    host: str = ""
+    times: Mapping[Shape, Mapping[tuple[Part, Pass], PartTime]] = field(default_factory=dict)
+    post: MessageTime | None = None
+    unpack: MessageTime | None = None
+    transfer: MessageTime | None = None
+    ratios: tuple[float, ...] = ()
+    efficiency: Mapping[str, Fitted] = field(default_factory=dict)
+    raw: tuple[Mapping[str, object], ...] = ()
+
+
+def shape_of(scenario: Scenario, tokens: int | None = None, context: int = 0) -> Shape:
+    """The shape in which a scenario's parts run; the whole sequence unless `tokens` is given."""
+    model, plan = scenario.model, scenario.plan
+    if model is None:
+        raise ValueError(f"scenario {scenario.name} has no model")
+    return Shape(
+        family=model.family,
+        hidden=model.hidden,
+        heads=model.heads,
+        ffn=model.ffn,
+        vocabulary=model.vocabulary,
+        micro_batch=plan.micro_batch,
+        tokens=tokens if tokens is not None else model.sequence,
+        context=context,
+        tensor=plan.tensor,
+        precision=plan.precision,
+        recomputation=plan.recomputation,
+    )

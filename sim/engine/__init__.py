@@ -1,0 +1,1 @@
+"""Engines: program + costs -> timeline."""

@@ -1,0 +1,1 @@
+"""Who does what, in which order: actions, generators, lowering, checks. Pure data, no times."""

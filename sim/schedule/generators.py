@@ -1,0 +1,72 @@
+"""The orders of the known schedules, from their rules.
+
+Sources: GPipe (arXiv 1811.06965); 1F1B, also called PipeDream-Flush (arXiv 2104.04473, section
+2.2.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from sim.schedule.actions import Action, Kind
+from sim.schedule.schedule import Schedule, looped_placement
+
+
+def gpipe(
+    num_ranks: int, num_microbatches: int, *, backward: Literal["same", "reversed"] = "same"
+) -> Schedule:
+    """Every forward pass, then every backward pass.
+
+    Bubble (p - 1)(f + b) with free messages; in flight at every rank: m microbatches.
+    """
+    _check(num_ranks, num_microbatches)
+    backwards = range(num_microbatches)
+    if backward == "reversed":
+        backwards = backwards[::-1]
+    orders = tuple(
+        tuple(Action(Kind.FORWARD, rank, i) for i in range(num_microbatches))
+        + tuple(Action(Kind.BACKWARD, rank, i) for i in backwards)
+        for rank in range(num_ranks)
+    )
+    return Schedule(name="gpipe", orders=orders, placement=looped_placement(num_ranks, num_ranks))
+
+
+def one_forward_one_backward(num_ranks: int, num_microbatches: int) -> Schedule:
+    """min(p - 1 - r, m) forward passes to warm up, then pairs F B, then the remaining B.
+
+    Bubble (p - 1)(f + b) with free messages; in flight at rank r: min(m, p - r) microbatches.
+    """
+    _check(num_ranks, num_microbatches)
+    orders = []
+    for rank in range(num_ranks):
+        warm_up = min(num_ranks - 1 - rank, num_microbatches)
+        forwards = [Action(Kind.FORWARD, rank, i) for i in range(num_microbatches)]
+        backwards = [Action(Kind.BACKWARD, rank, i) for i in range(num_microbatches)]
+        orders.append(tuple(interleave(forwards, backwards, warm_up)))
+    return Schedule(
+        name="1f1b", orders=tuple(orders), placement=looped_placement(num_ranks, num_ranks)
+    )
+
+
+def interleave(forwards: list[Action], backwards: list[Action], warm_up: int) -> list[Action]:
+    """`warm_up` forward passes, then one forward and one backward in turn, then the backwards."""
+    order = list(forwards[:warm_up])
+    steady = len(forwards) - warm_up
+    for i in range(steady):
+        order += [forwards[warm_up + i], backwards[i]]
+    return order + list(backwards[steady:])
+
+
+GENERATORS: dict[str, Callable[[int, int], Schedule]] = {
+    "gpipe": gpipe,
+    "1f1b": one_forward_one_backward,
+}
+
+
+def _check(num_ranks: int, num_microbatches: int) -> None:
+    if num_ranks < 1 or num_microbatches < 1:
+        raise ValueError(
+            f"a schedule needs at least 1 rank and 1 microbatch, "
+            f"not {num_ranks} and {num_microbatches}"
+        )

@@ -1,0 +1,1 @@
+"""What one action consists of: products, memory traffic, messages, memory. Pure arithmetic."""
