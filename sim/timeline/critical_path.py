@@ -1,0 +1,126 @@
+"""The critical path: the chain of spans, each started by the one before, that ends the iteration.
+
+Walks backwards from the last span to end. A span's predecessor is, among those that can have
+delayed it (the span before it on its compute lane, its messages' transfers, for a transfer the
+sender's and the receiver's compute spans before it, for a collective the last to come), the one
+that ended last. Exact for a simulated timeline; for a measured one the gaps are waiting.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from dataclasses import dataclass
+
+from sim.schedule.actions import RECEIVES, SENDS, Action, Kind
+from sim.schedule.lowering import Program, partner, peer, receives
+from sim.timeline.spans import Span, Timeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriticalPath:
+    """spans: first to last; queued_ns: time on the path in no span (a link was busy, or, in a
+    measured timeline, something unrecorded)."""
+
+    spans: tuple[Span, ...]
+    queued_ns: int
+
+    def composition(self) -> Counter[tuple[str, Kind, int]]:
+        """How often each (`compute`, `transfer` or `collective`, kind, stage) is on the path."""
+        names = {"compute": "compute", "collective": "collective"}
+        return Counter(
+            (names.get(s.lane, "transfer"), s.action.kind, s.action.stage) for s in self.spans
+        )
+
+    def time_by_kind(self) -> Counter[str]:
+        """Nanoseconds on the path by kind of action; transfers under `transfer`."""
+        counter: Counter[str] = Counter()
+        for span in self.spans:
+            transfer = span.lane in ("forward", "backward")
+            counter["transfer" if transfer else span.action.kind.name.lower()] += span.duration_ns
+        return counter
+
+
+def critical_path(timeline: Timeline, program: Program) -> CriticalPath:
+    """Find the critical path of a timeline that ran a program."""
+    if not timeline.spans:
+        return CriticalPath(spans=(), queued_ns=0)
+    walk = _Walk(timeline, program)
+    span: Span | None = max(timeline.spans, key=lambda s: (s.end_ns, s.start_ns))
+    path: list[Span] = []
+    while span is not None:
+        path.append(span)
+        span = walk.predecessor(span)
+    path.reverse()
+    covered = sum(s.duration_ns for s in path)
+    return CriticalPath(spans=tuple(path), queued_ns=path[-1].end_ns - path[0].start_ns - covered)
+
+
+class _Walk:
+    def __init__(self, timeline: Timeline, program: Program) -> None:
+        self.program = program
+        self.schedule = program.schedule
+        self.arrivals = timeline.arrivals
+        self.own = [
+            sorted((s for s in rank if s.lane in ("compute", "collective")), key=lambda s: s.end_ns)
+            for rank in timeline.by_rank
+        ]
+        self.ends = [[s.end_ns for s in rank] for rank in self.own]
+        self.collectives: dict[tuple[Kind, int], list[Span]] = {}
+        for s in timeline.spans:
+            if s.lane == "collective":
+                self.collectives.setdefault((s.action.kind, s.start_ns), []).append(s)
+        self.visited: set[Span] = set()
+        self.sent_before = _messages_before(program) if program.mode != "overlapped" else {}
+
+    def predecessor(self, span: Span) -> Span | None:
+        self.visited.add(span)
+        candidates: list[Span | None] = []
+        action = span.action
+        if span.lane in ("forward", "backward"):
+            receive = action if action.kind in RECEIVES else partner(action)
+            for rank in (peer(receive, self.schedule), self._holder(receive)):
+                candidates.append(self._before(rank, span.start_ns))
+        elif span.lane == "collective":
+            for other in self.collectives[action.kind, span.start_ns]:
+                candidates.append(self._before(other.rank, span.start_ns))
+        else:
+            candidates.append(self._before(span.rank, span.start_ns))
+            for receive in self._waited_for(span):
+                arrival = self.arrivals.get((self._holder(receive), receive))
+                if arrival is not None and arrival.end_ns <= span.start_ns:
+                    candidates.append(arrival)
+        found = [c for c in candidates if c is not None and c not in self.visited]
+        return max(found, key=lambda s: (s.end_ns, s.duration_ns), default=None)
+
+    def _waited_for(self, span: Span) -> tuple[Action, ...]:
+        if span.action.kind in RECEIVES:
+            return (span.action,)
+        if span.action.kind in SENDS or span.action.microbatch is None:
+            return self.sent_before.get(span.action, ())
+        before = self.sent_before.get(span.action, ())
+        return (*receives(span.action, self.schedule), *before)
+
+    def _holder(self, receive: Action) -> int:
+        return self.schedule.rank_of(receive.stage, receive.pipe)
+
+    def _before(self, rank: int, time_ns: int) -> Span | None:
+        """The last span to end by a time on a rank's own lanes, zero-length ones after others."""
+        i = bisect_right(self.ends[rank], time_ns) - 1
+        while i >= 0 and self.own[rank][i] in self.visited:
+            i -= 1
+        return self.own[rank][i] if i >= 0 else None
+
+
+def _messages_before(program: Program) -> dict[Action, tuple[Action, ...]]:
+    """For each action of a blocking program, the messages (as RECV) of the steps just before it."""
+    before: dict[Action, tuple[Action, ...]] = {}
+    for steps in program.steps:
+        waiting: tuple[Action, ...] = ()
+        for step in steps:
+            if step[0].kind in SENDS or step[0].kind in RECEIVES:
+                waiting += tuple(partner(m) if m.kind in SENDS else m for m in step)
+            else:
+                before[step[0]] = waiting
+                waiting = ()
+    return before
