@@ -25,7 +25,7 @@ from scenarios.units import (
     FlopsPerSecond,
 )
 
-_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Fraction01 = Annotated[float, Field(gt=0, le=1)]
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]

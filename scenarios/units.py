@@ -28,7 +28,9 @@ _PREFIXES = {
     "Ti": Fraction(2**40),
 }
 _PREFIX = "(?P<prefix>Ki|Mi|Gi|Ti|[kKMGTP]?)"
-_NUMBER = r"(?P<number>[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+# ASCII digits and a bounded exponent: `1e999999999 B` would otherwise fill the memory.
+_NUMBER = r"(?P<number>[+-]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)"
+_MAX_LENGTH = 100
 _TIME_NS = {
     "ns": Fraction(1),
     "us": Fraction(10**3),
@@ -49,10 +51,25 @@ def _number(text: str) -> Fraction:
     return Fraction(text.replace("_", ""))
 
 
+def _float(amount: Fraction | float) -> float:
+    try:
+        return float(amount)
+    except OverflowError:
+        return math.inf
+
+
+def _int(value: Any, amount: Fraction, example: str) -> int:
+    if amount >= 2**63:
+        raise UnitError(
+            f"{value!r} is too large: write at most 2**63 - 1 base units, as `{example}`"
+        )
+    return round(amount)
+
+
 def _parse(value: Any, pattern: str, what: str, example: str) -> re.Match[str]:
     if not isinstance(value, str):
         raise UnitError(f"{value!r} has no unit: write {what} with its unit, as `{example}`")
-    match = re.fullmatch(pattern, value.strip())
+    match = re.fullmatch(pattern, value.strip()) if len(value) <= _MAX_LENGTH else None
     if match is None:
         raise UnitError(f"{value!r} is not {what}: write a number and its unit, as `{example}`")
     return match
@@ -67,29 +84,29 @@ def parse_bytes(value: Any) -> int:
         amount = _number(match["number"]) * _PREFIXES[match["prefix"]]
     if amount < 0:
         raise UnitError(f"{value!r} is negative: an amount of memory is at least `0 B`")
-    return round(amount)
+    return _int(value, amount, "80 GiB")
 
 
 def parse_bytes_per_s(value: Any) -> float:
     """Read `200 Gbit/s` or `2039 GB/s` as bytes per second (float)."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        rate = float(value)
+        rate = _float(value)
     else:
         match = _parse(
             value, rf"{_NUMBER}\s*{_PREFIX}(?P<unit>bit|b|B)/s", "a bandwidth", "200 Gbit/s"
         )
         bits = match["unit"] != "B"
-        rate = float(_number(match["number"]) * _PREFIXES[match["prefix"]] / (8 if bits else 1))
+        rate = _float(_number(match["number"]) * _PREFIXES[match["prefix"]] / (8 if bits else 1))
     return _positive(value, rate, "a bandwidth", "200 Gbit/s")
 
 
 def parse_flops_per_s(value: Any) -> float:
     """Read `312 TFLOP/s` as floating-point operations per second (float)."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        rate = float(value)
+        rate = _float(value)
     else:
         match = _parse(value, rf"{_NUMBER}\s*{_PREFIX}FLOP/s", "a compute rate", "312 TFLOP/s")
-        rate = float(_number(match["number"]) * _PREFIXES[match["prefix"]])
+        rate = _float(_number(match["number"]) * _PREFIXES[match["prefix"]])
     return _positive(value, rate, "a compute rate", "312 TFLOP/s")
 
 
@@ -104,16 +121,16 @@ def parse_duration_ns(value: Any) -> int:
         amount = _number(match["number"]) * _TIME_NS[match["unit"]]
     if amount < 0:
         raise UnitError(f"{value!r} is negative: a duration is at least `0 ns`")
-    return round(amount)
+    return _int(value, amount, "18.522 ms")
 
 
 def parse_dollars_per_hour(value: Any) -> float:
     """Read `$2.10/h` as dollars per hour (float)."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        rate = float(value)
+        rate = _float(value)
     else:
         match = _parse(value, rf"\$\s*{_NUMBER}\s*/\s*h", "a price", "$2.10/h")
-        rate = float(_number(match["number"]))
+        rate = _float(_number(match["number"]))
     if not math.isfinite(rate) or rate < 0:
         raise UnitError(f"{value!r} is not a price: write one as `$2.10/h`")
     return rate
@@ -130,7 +147,7 @@ def parse_count(value: Any) -> int:
         amount = _number(match["number"]) * _PREFIXES[match["prefix"]]
     if amount < 0 or amount.denominator != 1:
         raise UnitError(f"{value!r} is not a count: write a whole number, as `300e9`")
-    return int(amount)
+    return _int(value, amount, "300e9")
 
 
 def _positive(value: Any, rate: float, what: str, example: str) -> float:
@@ -167,3 +184,57 @@ def format_duration_ns(duration_ns: float) -> str:
         if abs(duration_ns) >= size:
             return f"{duration_ns / size:.4g} {unit}"
     return f"{duration_ns:.0f} ns"
+
+
+def exact_bytes(amount: int) -> str:
+    """Write bytes so that `parse_bytes` reads the same number: `80 GiB`."""
+    for prefix in ("Ti", "Gi", "Mi", "Ki", "T", "G", "M", "k"):
+        if amount and amount % _PREFIXES[prefix] == 0:
+            return f"{amount // int(_PREFIXES[prefix])} {prefix}B"
+    return f"{amount} B"
+
+
+def exact_duration_ns(duration_ns: int) -> str:
+    """Write nanoseconds so that `parse_duration_ns` reads the same number: `18.522 ms`."""
+    for unit, places in (("s", 9), ("ms", 6), ("us", 3)):
+        if duration_ns >= 10**places:
+            whole, rest = divmod(duration_ns, 10**places)
+            decimals = f"{rest:0{places}d}".rstrip("0")
+            return f"{whole}.{decimals} {unit}" if decimals else f"{whole} {unit}"
+    return f"{duration_ns} ns"
+
+
+def exact_bytes_per_s(rate: float) -> str:
+    """Write a bandwidth so that `parse_bytes_per_s` reads the same number: `25 GB/s`."""
+    return _exact_rate(rate, "B/s", parse_bytes_per_s)
+
+
+def exact_flops_per_s(rate: float) -> str:
+    """Write a compute rate so that `parse_flops_per_s` reads the same number: `312 TFLOP/s`."""
+    return _exact_rate(rate, "FLOP/s", parse_flops_per_s)
+
+
+def _exact_rate(rate: float, unit: str, parse: Callable[[Any], float]) -> str:
+    for prefix in ("T", "G", "M", "k"):
+        scaled = rate / float(_PREFIXES[prefix])
+        text = f"{_shortest(scaled)} {prefix}{unit}"
+        if scaled >= 1 and parse(text) == rate:
+            return text
+    return f"{_shortest(rate)} {unit}"
+
+
+def _shortest(number: float) -> str:
+    return repr(number).removesuffix(".0")
+
+
+def exact_dollars_per_hour(price: float) -> str:
+    """Write a price so that `parse_dollars_per_hour` reads the same number: `$2.1/h`."""
+    return f"${_shortest(price)}/h"
+
+
+def exact_count(count: int) -> str:
+    """Write a count so that `parse_count` reads the same number: `300 G`."""
+    for prefix in ("P", "T", "G", "M"):
+        if count and count % _PREFIXES[prefix] == 0:
+            return f"{count // int(_PREFIXES[prefix])} {prefix}"
+    return str(count)

@@ -1,0 +1,156 @@
+"""One tree of values from a file, the files it extends, and the overrides on the command line.
+
+Mappings merge, later over earlier and the file itself over what it extends; lists and plain values
+replace; an explicit null takes a value back to its default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scenarios import catalogue
+from scenarios.errors import Origin, Problem, ScenarioError
+from scenarios.files import Key, Node, kind_of_path, parse_override, parse_text, read_file, read_key
+
+MAX_CHAIN = 16
+MAX_FILES = 100
+# These name the file they stand in; a file that extends it has its own.
+_NOT_INHERITED = ("name", "description")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composition:
+    """The merged values of a scenario, each with its origin."""
+
+    root: Node
+    """The merged mapping, without `extends`."""
+    path: Path
+    """The file itself."""
+    files: tuple[Path, ...]
+    """Every file read, those extended first, the file itself last."""
+    problems: tuple[Problem, ...]
+    """What is wrong so far, without preventing the rest from being checked."""
+
+
+def compose(name_or_path: str | Path, overrides: tuple[str, ...] = ()) -> Composition:
+    """Read a catalogue entry or a file, what it extends, and overrides such as `plan.data=2`.
+
+    Raises ScenarioError: a file cannot be read, or extends itself.
+    """
+    try:
+        path, shown = catalogue.find(str(name_or_path), Path())
+    except catalogue.UnknownName as error:
+        raise ScenarioError(
+            [Problem(file=str(name_or_path), line=1, column=1, field="", message=str(error))]
+        ) from None
+    reader = _Reader()
+    root = reader.file(path, shown, chain=())
+    for override in overrides:
+        root = merge(root, reader.override(override))
+    return Composition(
+        root=root,
+        path=path,
+        files=tuple(dict.fromkeys(reader.files)),
+        problems=tuple(reader.problems),
+    )
+
+
+def merge(below: Node, above: Node) -> Node:
+    """Merge two trees; where both have a value, `above` wins."""
+    if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
+        return above
+    merged = dict(below.value)
+    for key, node in above.value.items():
+        merged[key] = merge(merged[key], node) if key in merged else node
+    # A `--set` inside a mapping leaves the mapping where its file wrote it.
+    place = below if above.at.is_override else above
+    return Node(value=merged, at=place.at, key=place.key)
+
+
+@dataclass(slots=True)
+class _Reader:
+    files: list[Path] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    num_read: int = 0
+
+    def file(self, path: Path, shown: str, chain: tuple[tuple[Path, str], ...]) -> Node:
+        self.num_read += 1
+        own = parse_text(read_file(path, shown), shown, self.problems)
+        chain = (*chain, (path.resolve(), shown))
+        assert isinstance(own.value, dict)
+        values = dict(own.value)
+        extends = values.pop("extends", None)
+        root = Node(value=values, at=own.at, key=own.at)
+        if extends is not None:
+            base = self._bases(extends, Path(shown).parent, chain)
+            if base is not None and isinstance(base.value, dict):
+                inherited = {k: n for k, n in base.value.items() if k not in _NOT_INHERITED}
+                root = merge(Node(value=inherited, at=base.at, key=base.key), root)
+        self.files.append(path)
+        return root
+
+    def _bases(
+        self, extends: Node, folder: Path, chain: tuple[tuple[Path, str], ...]
+    ) -> Node | None:
+        targets = extends.value if isinstance(extends.value, list) else [extends]
+        base: Node | None = None
+        for target in targets:
+            if not isinstance(target.value, str):
+                self._add(
+                    target.at,
+                    "must be the name of a catalogue entry or a file, or a list of those, as "
+                    "`extends: [models/gpt3-175b, clusters/dgx-a100]`",
+                )
+                continue
+            try:
+                path, shown = catalogue.find(target.value, folder)
+            except catalogue.UnknownName as error:
+                self._add(target.at, str(error))
+                continue
+            if (kind := kind_of_path(path)) != "file":
+                reason = f"is not a file but a {kind}" if kind else "does not exist"
+                self._add(target.at, f"`{shown}` {reason}: name a YAML file, relative to this one")
+                continue
+            self._check_chain(target, path, shown, chain)
+            node = self.file(path, shown, chain)
+            base = node if base is None else merge(base, node)
+        return base
+
+    def _check_chain(
+        self, target: Node, path: Path, shown: str, chain: tuple[tuple[Path, str], ...]
+    ) -> None:
+        resolved = path.resolve()
+        seen = [file for file, _ in chain]
+        if resolved in seen:
+            cycle = [name for _, name in chain[seen.index(resolved) :]]
+            message = f"extends itself: {' -> '.join([*cycle, shown])}; take one of these out"
+        elif len(chain) >= MAX_CHAIN:
+            message = f"over {MAX_CHAIN} files extend one another: join some of them"
+        elif self.num_read >= MAX_FILES:
+            message = f"over {MAX_FILES} files are extended in all: join some of them"
+        else:
+            return
+        raise ScenarioError([*self.problems, Problem.at(target.at, "extends", message)])
+
+    def _add(self, origin: Origin, message: str) -> None:
+        self.problems.append(Problem.at(origin, "extends", message))
+
+    def override(self, text: str) -> Node:
+        """Read `plan.data=2` as a tree with one value."""
+        shown = " ".join(text.split())
+        origin = Origin(file=f"--set {shown}")
+        name, equals, value = text.partition("=")
+        parts: tuple[Key, ...] = tuple(read_key(part.strip()) for part in name.split("."))
+        message = ""
+        if not equals or any(part == "" for part in parts):
+            message = "is not an override: write a field and its value, as `plan.micro_batch=2`"
+        elif parts[0] == "extends":
+            message = "`extends` belongs in a file: write one with `extends:` and this scenario"
+        if message:
+            self.problems.append(Problem.at(origin, "", message))
+            return Node(value={}, at=origin, key=origin)
+        node = parse_override(value, origin, self.problems)
+        for part in reversed(parts):
+            node = Node(value={part: node}, at=origin, key=origin)
+        return node

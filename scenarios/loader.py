@@ -1,0 +1,86 @@
+"""From a name or a file to a checked Scenario, with the origin of every value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from scenarios.compose import compose
+from scenarios.errors import Origin, Problem, ScenarioError
+from scenarios.files import Node, kind_of_path
+from scenarios.schema import Scenario
+from scenarios.validate import validate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A scenario, and where each of its values was written."""
+
+    scenario: Scenario
+    """The scenario itself, resolved and checked."""
+    origins: Mapping[str, Origin]
+    """Origin of every written value by dotted field path; a field not in it has its default."""
+    files: tuple[Path, ...]
+    """Every file read: those extended first, the scenario's own last."""
+
+
+def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Load a catalogue entry or a file, with overrides such as `plan.micro_batch=2`.
+
+    The scenario's name is its file's unless it has a `name`. A `schedule_file` is taken relative
+    to the file that names it (on the command line: to the working directory) and made absolute.
+    Raises ScenarioError with all problems of the scenario.
+    """
+    composed = compose(name_or_path, tuple(overrides))
+    root = composed.root
+    problems = list(composed.problems)
+    values = dict(root.value) if isinstance(root.value, dict) else {}
+    if "name" not in values or values["name"].value is None:
+        values["name"] = Node(value=composed.path.stem, at=root.at, key=root.key)
+    root = _with_schedule_file(Node(value=values, at=root.at, key=root.key), problems)
+    scenario, found = validate(root)
+    problems += found
+    if problems or scenario is None:
+        raise ScenarioError(problems)
+    origins = {
+        ".".join(map(str, path)): node.at
+        for path, node in composed.root.walk()
+        if path and node.value is not None
+    }
+    return Loaded(scenario=scenario, origins=MappingProxyType(origins), files=composed.files)
+
+
+def check_partial(name_or_path: str | Path, overrides: Sequence[str] = ()) -> None:
+    """Check a file that others extend: what it writes must be right, the rest may be missing.
+
+    Raises ScenarioError with all problems of the file.
+    """
+    composed = compose(name_or_path, tuple(overrides))
+    problems = [*composed.problems, *validate(composed.root, partial=True)[1]]
+    if problems:
+        raise ScenarioError(problems)
+
+
+def _with_schedule_file(root: Node, problems: list[Problem]) -> Node:
+    path = ("plan", "schedule_file")
+    node, found = root.find(path)
+    plan, _ = root.find(path[:1])
+    if not found or not isinstance(node.value, str):
+        return root
+    folder = Path() if node.at.is_override else Path(node.at.file).parent
+    file = os.path.normpath((folder / node.value).absolute())
+    if kind_of_path(Path(file)) != "file":
+        message = (
+            f"`{node.value}` is no file: a path relative to this file, as `schedule.csv` beside it"
+        )
+        problems.append(Problem.at(node.at, ".".join(path), message))
+    assert isinstance(plan.value, dict) and isinstance(root.value, dict)
+    inner = Node(
+        value={**plan.value, path[1]: Node(value=file, at=node.at, key=node.key)},
+        at=plan.at,
+        key=plan.key,
+    )
+    return Node(value={**root.value, path[0]: inner}, at=root.at, key=root.key)

@@ -1,0 +1,322 @@
+"""Rules that span several fields of a scenario, each with a value that would work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from scenarios.schema import GivenCosts, Scenario, StageCosts
+
+Finding: TypeAlias = tuple[str, str]
+"""Dotted path of a field, and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One rule, and the fields it reads."""
+
+    reads: tuple[str, ...]
+    find: Callable[[Scenario], Iterator[Finding]]
+
+
+def check(scenario: Scenario, doubtful: Collection[str] = ()) -> list[Finding]:
+    """Return what breaks a rule; rules that read a `doubtful` field or part of it are skipped."""
+    return [
+        finding
+        for rule in RULES
+        if not any(_overlap(a, b) for a in rule.reads for b in doubtful)
+        for finding in rule.find(scenario)
+    ]
+
+
+def _overlap(a: str, b: str) -> bool:
+    return a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.")
+
+
+def _divisors(number: int, limit: int = 10**6) -> list[int]:
+    small = [d for d in range(1, min(int(number**0.5) + 1, limit)) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    return min(_divisors(number), key=lambda d: (abs(d - wanted), d))
+
+
+def _parts(scenario: Scenario) -> Iterator[Finding]:
+    if scenario.costs is not None:
+        return
+    for name, example in (("model", "models/gpt3-1.3b"), ("cluster", "clusters/dgx-a100")):
+        if getattr(scenario, name) is None:
+            yield (
+                name,
+                f"is missing: a scenario needs a model and a cluster, or `costs` given outright; "
+                f"`extends: {example}` would give one",
+            )
+
+
+def _degrees(scenario: Scenario) -> Iterator[Finding]:
+    plan, cluster = scenario.plan, scenario.cluster
+    if cluster is None or plan.num_devices == cluster.num_devices:
+        return
+    without_data = plan.tensor * plan.pipeline
+    if cluster.num_devices % without_data == 0:
+        works = f"`plan.data: {cluster.num_devices // without_data}`"
+    elif plan.num_devices % cluster.devices_per_node == 0:
+        works = f"`cluster.nodes: {plan.num_devices // cluster.devices_per_node}`"
+    elif plan.num_devices % cluster.nodes == 0:
+        works = f"`cluster.devices_per_node: {plan.num_devices // cluster.nodes}`"
+    else:
+        works = f"`cluster.nodes: 1` with `cluster.devices_per_node: {plan.num_devices}`"
+    yield (
+        "plan.data",
+        f"tensor {plan.tensor} x pipeline {plan.pipeline} x data {plan.data} = {plan.num_devices} "
+        f"devices, but the cluster has {cluster.nodes} nodes x {cluster.devices_per_node} = "
+        f"{cluster.num_devices}: the two must be equal; {works} would work",
+    )
+
+
+def _layers(scenario: Scenario) -> Iterator[Finding]:
+    plan, model = scenario.plan, scenario.model
+    given = plan.layers_per_stage
+    if given is not None and len(given) != plan.pipeline:
+        yield (
+            "plan.layers_per_stage",
+            f"has {len(given)} entries for {plan.pipeline} stages: write one a stage; "
+            f"`{_even(model.layers if model else sum(given), plan.pipeline)}` would work",
+        )
+    elif given is not None and model is not None and sum(given) != model.layers:
+        yield (
+            "plan.layers_per_stage",
+            f"adds up to {sum(given)}, but the model has {model.layers} layers: the two must be "
+            f"equal; `{_even(model.layers, plan.pipeline)}` would work",
+        )
+    elif given is None and model is not None and model.layers % plan.pipeline:
+        works = f"`pipeline: {_nearest_divisor(model.layers, plan.pipeline)}`"
+        if plan.pipeline < model.layers and plan.pipeline <= 16:
+            works += f", or `layers_per_stage: {_even(model.layers, plan.pipeline)}`,"
+        yield (
+            "plan.pipeline",
+            f"{model.layers} layers do not divide evenly into {plan.pipeline} stages: pipeline "
+            f"must divide model.layers, unless layers_per_stage is given; {works} would work",
+        )
+
+
+def _even(layers: int, stages: int) -> list[int]:
+    """Split layers into stages as evenly as they go, at least one each."""
+    return [max(1, (layers * (s + 1)) // stages - (layers * s) // stages) for s in range(stages)]
+
+
+def _widths(scenario: Scenario) -> Iterator[Finding]:
+    model = scenario.model
+    if model is not None and model.hidden % model.heads:
+        yield (
+            "model.heads",
+            f"hidden {model.hidden} does not divide by {model.heads} heads: heads must divide "
+            f"hidden; `heads: {_nearest_divisor(model.hidden, model.heads)}` would work",
+        )
+
+
+def _tensor(scenario: Scenario) -> Iterator[Finding]:
+    plan, model = scenario.plan, scenario.model
+    if model is None:
+        return
+    for what, name, number in (("heads", "heads", model.heads), ("ffn", "ffn_hidden", model.ffn)):
+        if number % plan.tensor:
+            yield (
+                "plan.tensor",
+                f"{what} {number} does not divide by tensor {plan.tensor}: tensor must divide "
+                f"model.{name}; `tensor: {_nearest_divisor(number, plan.tensor)}` would work",
+            )
+
+
+def _batch(scenario: Scenario) -> Iterator[Finding]:
+    plan = scenario.plan
+    if plan.global_batch is None:
+        return
+    step = plan.micro_batch * plan.data
+    if plan.microbatches is not None:
+        product = step * plan.microbatches
+        if plan.global_batch != product:
+            yield (
+                "plan.global_batch",
+                f"is {plan.global_batch}, but micro_batch {plan.micro_batch} x data {plan.data} x "
+                f"microbatches {plan.microbatches} = {product}: give one of global_batch and "
+                f"microbatches, or equal numbers; `global_batch: {product}` would work",
+            )
+    elif plan.global_batch % step:
+        works = max(1, round(plan.global_batch / step)) * step
+        yield (
+            "plan.global_batch",
+            f"{plan.global_batch} does not divide by micro_batch {plan.micro_batch} x data "
+            f"{plan.data} = {step}: it must; `global_batch: {works}` would work",
+        )
+
+
+def _schedule_file(scenario: Scenario) -> Iterator[Finding]:
+    plan = scenario.plan
+    if plan.schedule == "given" and plan.schedule_file is None:
+        yield (
+            "plan.schedule_file",
+            "is missing: `schedule: given` reads the order of actions from a CSV file; "
+            "`schedule_file: schedule.csv` would work",
+        )
+    if plan.schedule != "given" and plan.schedule_file is not None:
+        yield (
+            "plan.schedule_file",
+            f"is not read by `schedule: {plan.schedule}`: leave it out, or write `schedule: given`",
+        )
+
+
+def _precision(scenario: Scenario) -> Iterator[Finding]:
+    plan, cluster = scenario.plan, scenario.cluster
+    if cluster is None or scenario.costs is not None:
+        return
+    peaks = cluster.device.matmul_peak
+    if plan.precision not in peaks:
+        works = f"`precision: {next(iter(peaks))}`" if peaks else "`matmul_peak: {fp16: 1 TFLOP/s}`"
+        yield (
+            "plan.precision",
+            f"{cluster.device.name} has no matmul peak for {plan.precision}, only for "
+            f"{', '.join(peaks) or 'none'}: cluster.device.matmul_peak must have the plan's "
+            f"precision; {works} would work",
+        )
+
+
+def _vit(scenario: Scenario) -> Iterator[Finding]:
+    model = scenario.model
+    if model is None:
+        return
+    if model.family == "vit" and model.patch_inputs is None:
+        yield (
+            "model.patch_inputs",
+            "is missing: `family: vit` embeds image patches; `patch_inputs: 768` (3 channels x 16 "
+            "x 16) would work",
+        )
+    if model.family == "vit" and model.tied_embeddings:
+        yield (
+            "model.tied_embeddings",
+            "is true, but `family: vit` has no token embedding that its head could share; "
+            "`tied_embeddings: false` would work",
+        )
+    if model.family != "vit" and model.patch_inputs is not None:
+        yield (
+            "model.patch_inputs",
+            f"is for `family: vit` only, and the family is {model.family}: leave it out",
+        )
+
+
+def _nics(scenario: Scenario) -> Iterator[Finding]:
+    cluster = scenario.cluster
+    if cluster is None or cluster.devices_per_node % cluster.nics_per_node == 0:
+        return
+    works = [d for d in _divisors(cluster.devices_per_node) if d <= cluster.nics_per_node][-1]
+    yield (
+        "cluster.nics_per_node",
+        f"{cluster.devices_per_node} devices do not share {cluster.nics_per_node} NICs evenly: "
+        f"nics_per_node must divide devices_per_node; `nics_per_node: {works}` would work",
+    )
+
+
+def _memory(scenario: Scenario) -> Iterator[Finding]:
+    if scenario.cluster is None:
+        return
+    device = scenario.cluster.device
+    if device.memory == 0:
+        yield "cluster.device.memory", "is zero: a device needs memory; `80 GiB` would work"
+    elif device.reserved_memory >= device.memory:
+        yield (
+            "cluster.device.reserved_memory",
+            f"is {device.reserved_memory} bytes of {device.memory}, which leaves nothing: it must "
+            "be below the device's memory; `1 GiB` would work on a GPU",
+        )
+
+
+def _transport(scenario: Scenario) -> Iterator[Finding]:
+    cluster, transport = scenario.cluster, scenario.execution.transport
+    if cluster is not None and cluster.device.kind == "cpu" and transport == "nccl":
+        yield (
+            "execution.transport",
+            "nccl runs on GPUs only, and the device's kind is cpu; `transport: auto` would work",
+        )
+    if cluster is not None and cluster.nodes > 1 and transport == "mailbox":
+        yield (
+            "execution.transport",
+            f"mailbox joins processes of one host, and the cluster has {cluster.nodes} nodes; "
+            "`transport: auto` would work",
+        )
+
+
+def _costs(scenario: Scenario) -> Iterator[Finding]:
+    costs, plan = scenario.costs, scenario.plan
+    if costs is None:
+        return
+    for stage in costs.stages:
+        if not 0 <= stage < plan.pipeline:
+            yield (
+                f"costs.stages.{stage}",
+                f"there is no stage {stage}: pipeline {plan.pipeline} has stages 0 to "
+                f"{plan.pipeline - 1}",
+            )
+    numbers = range(min(plan.pipeline, len(costs.stages) + 1))
+    inherits = any(stage not in costs.stages for stage in numbers)
+    if inherits and (missing := list(_stage_costs("costs", costs, costs))):
+        yield from missing
+        return
+    for stage, own in sorted(costs.stages.items()):
+        if 0 <= stage < plan.pipeline:
+            yield from _stage_costs(f"costs.stages.{stage}", own, costs)
+
+
+def _stage_costs(path: str, own: StageCosts, costs: GivenCosts) -> Iterator[Finding]:
+    forward = own.forward if own.forward is not None else costs.forward
+    if forward == 0:
+        yield (
+            f"{path}.forward",
+            "is missing: given costs need the time of a forward pass; `forward: 18.5 ms` would "
+            "work",
+        )
+    if all(times.backward is None and times.backward_input is None for times in (own, costs)):
+        yield (
+            f"{path}.backward",
+            "is missing: given costs need `backward`, or `backward_input` (and "
+            "`backward_weight`); `backward: 37 ms` would work",
+        )
+    halves = (own.backward_input, own.backward_weight)
+    if own.backward is not None and None not in halves:
+        total = sum(half for half in halves if half is not None)
+        if total != own.backward:
+            yield (
+                f"{path}.backward",
+                f"is {own.backward} ns, but backward_input + backward_weight are {total} ns: leave "
+                f"one of the three out, or write `backward: {total} ns`",
+            )
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(reads=("model", "cluster", "costs"), find=_parts),
+    Rule(
+        reads=(
+            "plan.tensor",
+            "plan.pipeline",
+            "plan.data",
+            "cluster.nodes",
+            "cluster.devices_per_node",
+        ),
+        find=_degrees,
+    ),
+    Rule(reads=("model.layers", "plan.pipeline", "plan.layers_per_stage"), find=_layers),
+    Rule(reads=("model.hidden", "model.heads"), find=_widths),
+    Rule(reads=("model.heads", "model.hidden", "model.ffn_hidden", "plan.tensor"), find=_tensor),
+    Rule(
+        reads=("plan.global_batch", "plan.micro_batch", "plan.microbatches", "plan.data"),
+        find=_batch,
+    ),
+    Rule(reads=("plan.schedule", "plan.schedule_file"), find=_schedule_file),
+    Rule(reads=("plan.precision", "cluster.device.matmul_peak", "costs"), find=_precision),
+    Rule(reads=("model.family", "model.patch_inputs", "model.tied_embeddings"), find=_vit),
+    Rule(reads=("cluster.nics_per_node", "cluster.devices_per_node"), find=_nics),
+    Rule(reads=("cluster.device.memory", "cluster.device.reserved_memory"), find=_memory),
+    Rule(reads=("cluster.device.kind", "cluster.nodes", "execution.transport"), find=_transport),
+    Rule(reads=("costs", "plan.pipeline"), find=_costs),
+)
