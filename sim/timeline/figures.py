@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sim.schedule.actions import COMPUTE, Action, Kind
+from sim.schedule.actions import COMPUTE, RECEIVES, SENDS, Action, Kind
 from sim.schedule.lowering import Program, receives
 from sim.timeline.spans import Span, Timeline
 
 BUBBLE = "bubble"
+MESSAGES = "messages"
 EXPOSED: Mapping[Kind, str] = {
     Kind.REDUCE_GRADIENTS: "data_parallel",
     Kind.REDUCE_TIED: "tied_embedding",
@@ -36,8 +37,8 @@ _NAMES: Mapping[Kind, str] = {
 class RankFigures:
     """One rank's iteration in nanoseconds: busy + exposed communication + bubble = iteration.
 
-    breakdown_ns: by category; sums to the iteration time. `point_to_point` there also counts the
-    processor time of posting and unpacking messages, which is busy time.
+    breakdown_ns: by category; sums to the iteration time. `messages` is the processor time of
+    posting and unpacking messages, `point_to_point` the waiting for them on their way.
     """
 
     busy_ns: int
@@ -108,8 +109,7 @@ def _rank_figures(
         _divide_gap(breakdown, position, end, culprits.of(None, position))
     return RankFigures(
         busy_ns=sum(span.duration_ns for span in compute),
-        exposed_ns=sum(breakdown[name] for name in COMMUNICATION)
-        - sum(s.duration_ns for s in compute if s.action.kind not in _NAMES),
+        exposed_ns=sum(breakdown[name] for name in COMMUNICATION),
         bubble_ns=breakdown[BUBBLE],
         breakdown_ns={name: value for name, value in breakdown.items() if value},
     )
@@ -159,11 +159,14 @@ def _divide_gap(breakdown: Counter[str], start: int, end: int, spans: Iterable[S
 def _add_parts(breakdown: Counter[str], span: Span, timeline: Timeline) -> None:
     """Count a compute span by its cost's categories, or by its kind where those are unknown."""
     kind, stage, _, slice_index, _ = span.action
+    if kind in SENDS or kind in RECEIVES:
+        breakdown[MESSAGES] += span.duration_ns
+        return
     parts = timeline.parts.get((kind.value, stage, slice_index))
     if parts and sum(parts.values()) == span.duration_ns:
         breakdown.update(parts)
     else:
-        breakdown[_NAMES.get(kind, POINT_TO_POINT)] += span.duration_ns
+        breakdown[_NAMES[kind]] += span.duration_ns
 
 
 def _span_bubble(compute: Sequence[Span]) -> float:

@@ -1,0 +1,158 @@
+"""Simulated against measured, as two errors that are never mixed.
+
+*Structural*: the run's own durations replayed through the engine; what differs is the model's
+structure (what waits for what). *Predictive*: durations from a profile calibrated on other runs, or
+from the device model.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+
+from sim.cost.costs import ActionCosts, Transfer
+from sim.engine.simpy_engine import simulate
+from sim.measurement import Measurement
+from sim.prediction import Prediction
+from sim.schedule.actions import FLUSH, Action, Kind
+from sim.schedule.build import build_program
+from sim.schedule.lowering import Program, partner
+from sim.timeline.spans import Timeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionComparison:
+    """One kind of action on one stage: simulated against the median measured duration (ns)."""
+
+    kind: Kind
+    stage: int
+    simulated_ns: int
+    measured_ns: int
+
+    @property
+    def error(self) -> float:
+        """Simulated over measured, less 1."""
+        return self.simulated_ns / self.measured_ns - 1 if self.measured_ns else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A prediction held against a measurement; errors are simulated over measured, less 1.
+
+    structural: median over iterations of the replay's error.
+    measured_spread: half the interquartile range of the iteration time over its median: the noise
+    that no prediction can beat.
+    memory: per rank (predicted, measured) peak bytes, where both are known.
+    """
+
+    predicted_ns: int
+    measured_ns: int
+    structural: float
+    predictive: float
+    measured_spread: float
+    num_iterations: int
+    num_disturbed: int
+    calibrated: bool
+    actions: tuple[ActionComparison, ...]
+    memory: tuple[tuple[int, int] | None, ...]
+
+
+def compare(prediction: Prediction, measurement: Measurement) -> Comparison:
+    """Hold a prediction against a measurement of the same scenario.
+
+    Raises ValueError where the two are not of the same scenario.
+    """
+    if prediction.scenario.digest != measurement.scenario.digest:
+        raise ValueError(
+            f"the measurement is of another scenario ({measurement.scenario.name}, or other "
+            f"settings of it): run {prediction.scenario.name} again with the same settings"
+        )
+    low, high = measurement.quartiles_ns
+    measured = measurement.iteration_ns
+    return Comparison(
+        predicted_ns=prediction.iteration_ns,
+        measured_ns=measured,
+        structural=structural_error(measurement, prediction.program),
+        predictive=prediction.iteration_ns / measured - 1,
+        measured_spread=(high - low) / 2 / measured,
+        num_iterations=len(measurement.timelines),
+        num_disturbed=sum(measurement.disturbed),
+        calibrated=prediction.profile is not None,
+        actions=_by_action(prediction, measurement),
+        memory=_memory(prediction, measurement),
+    )
+
+
+def structural_error(measurement: Measurement, program: Program | None = None) -> float:
+    """Median over the judged iterations of replayed over measured iteration time, less 1."""
+    program = program if program is not None else build_program(measurement.scenario)
+    return statistics.median(
+        replay(timeline, program).iteration_ns / timeline.iteration_ns - 1
+        for timeline in measurement.judged
+    )
+
+
+def replay(timeline: Timeline, program: Program) -> Timeline:
+    """Run a program with the very durations that a timeline of it shows."""
+    return simulate(program, own_costs(timeline))
+
+
+def own_costs(timeline: Timeline) -> ActionCosts:
+    """Each action's own duration, and each message's own time on its way, in a timeline.
+
+    A message's time runs from its sender's posting (or the start of its transfer) to its arrival;
+    a reduction's from the last rank's coming to its end.
+    """
+    durations: dict[Action, int] = {}
+    meetings: dict[Action, list[int]] = defaultdict(list)
+    for span in timeline.spans:
+        if span.lane == "compute":
+            durations[span.action] = durations.get(span.action, 0) + span.duration_ns
+        elif span.lane == "collective":
+            meetings[_shared(span.action)].append(span.duration_ns)
+    for span in timeline.spans:
+        if span.lane == "collective":
+            durations[span.action] = min(meetings[_shared(span.action)])
+    transfers = {
+        partner(receive): Transfer(
+            occupancy_ns=0, latency_ns=span.duration_ns, resources=(), payload_bytes=0
+        )
+        for (_, receive), span in timeline.arrivals.items()
+    }
+    return ActionCosts(durations=durations, transfers=transfers)
+
+
+def _shared(action: Action) -> Action:
+    """NORM is numbered by rank, but is one meeting of all ranks."""
+    return Action(Kind.GRADIENT_NORM, 0) if action.kind is Kind.GRADIENT_NORM else action
+
+
+def _by_action(prediction: Prediction, measurement: Measurement) -> tuple[ActionComparison, ...]:
+    measured: dict[tuple[Kind, int], list[int]] = defaultdict(list)
+    for timeline in measurement.judged:
+        for span in timeline.spans:
+            if span.lane == "compute" or span.action.kind in FLUSH:
+                measured[span.action.kind, span.action.stage].append(span.duration_ns)
+    simulated: dict[tuple[Kind, int], list[int]] = defaultdict(list)
+    for span in prediction.timeline.spans:
+        if span.lane == "compute" or span.action.kind in FLUSH:
+            simulated[span.action.kind, span.action.stage].append(span.duration_ns)
+    return tuple(
+        ActionComparison(
+            kind=kind,
+            stage=stage,
+            simulated_ns=round(statistics.median(simulated.get((kind, stage), [0]))),
+            measured_ns=round(statistics.median(times)),
+        )
+        for (kind, stage), times in sorted(measured.items())
+    )
+
+
+def _memory(prediction: Prediction, measurement: Measurement) -> tuple[tuple[int, int] | None, ...]:
+    if prediction.memory is None or len(measurement.peak_memory_bytes) != len(prediction.memory):
+        return ()
+    return tuple(
+        (curve.peak_bytes, measured) if measured is not None else None
+        for curve, measured in zip(prediction.memory, measurement.peak_memory_bytes, strict=True)
+    )

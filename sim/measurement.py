@@ -1,0 +1,126 @@
+"""Measurement: what the executor saw, and the file that carries it to calibration and reports.
+
+Read and written without torch, so that a run made on a cluster is judged anywhere.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from scenarios.files import write_whole
+from scenarios.schema import Scenario
+from sim.timeline.spans import Timeline
+
+_FORMAT = "pipetwin-measurement-1"
+
+
+class MeasurementError(ValueError):
+    """A file does not hold a measurement; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Measured iterations of one scenario.
+
+    disturbed: per iteration, whether other processes took more than 5 % of the ranks' processor
+    time; such iterations are kept, but left out of medians.
+    losses: per iteration, the loss (over all microbatches) before its optimizer step.
+    peak_memory_bytes: per rank, the most memory seen; None where it could not be read.
+    environment: transport, versions, host, pinning, clock offsets with their uncertainty.
+    """
+
+    scenario: Scenario
+    timelines: tuple[Timeline, ...]
+    disturbed: tuple[bool, ...]
+    losses: tuple[float, ...] = ()
+    peak_memory_bytes: tuple[int | None, ...] = ()
+    environment: Mapping[str, object] = field(default_factory=dict)
+
+    @cached_property
+    def judged(self) -> tuple[Timeline, ...]:
+        """The undisturbed iterations; all of them where every one was disturbed."""
+        calm = tuple(t for t, d in zip(self.timelines, self.disturbed, strict=True) if not d)
+        return calm or self.timelines
+
+    @cached_property
+    def iteration_ns(self) -> int:
+        """Median iteration time of the judged iterations."""
+        return round(statistics.median(t.iteration_ns for t in self.judged))
+
+    @cached_property
+    def quartiles_ns(self) -> tuple[int, int]:
+        """Lower and upper quartile of the judged iteration times."""
+        times = [t.iteration_ns for t in self.judged]
+        if len(times) < 2:
+            return times[0], times[0]
+        low, _, high = statistics.quantiles(times, n=4, method="inclusive")
+        return round(low), round(high)
+
+    @cached_property
+    def typical(self) -> Timeline:
+        """The judged iteration whose time is nearest the median: the one to draw."""
+        return min(self.judged, key=lambda t: abs(t.iteration_ns - self.iteration_ns))
+
+
+def write_measurement(measurement: Measurement, path: Path, *, force: bool = False) -> None:
+    """Write a measurement as JSON (gzipped where the name ends in .gz), whole or not at all.
+
+    Raises FileExistsError where the file exists and `force` is not given.
+    """
+    document = {
+        "format": _FORMAT,
+        "scenario": asdict(measurement.scenario),
+        "timelines": [t.to_json() for t in measurement.timelines],
+        "disturbed": list(measurement.disturbed),
+        "losses": list(measurement.losses),
+        "peak_memory_bytes": list(measurement.peak_memory_bytes),
+        "environment": dict(measurement.environment),
+    }
+    data = json.dumps(document, separators=(",", ":")).encode()
+    if path.suffix == ".gz":
+        data = gzip.compress(data, mtime=0)
+    write_whole(path, data, force=force)
+
+
+def read_measurement(path: Path) -> Measurement:
+    """Read what `write_measurement` wrote.
+
+    Raises MeasurementError where the file cannot be read or holds something else.
+    """
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        document = json.loads(data)
+    except OSError as error:
+        raise MeasurementError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise MeasurementError(f"{path}: not JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise MeasurementError(
+            f"{path}: not a measurement: write one with `pipetwin run SCENARIO -o measured.json`"
+        )
+    try:
+        scenario = TypeAdapter(Scenario).validate_python(document["scenario"])
+        timelines = tuple(Timeline.from_json(t) for t in document["timelines"])
+        measurement = Measurement(
+            scenario=scenario,
+            timelines=timelines,
+            disturbed=tuple(map(bool, document["disturbed"])),
+            losses=tuple(map(float, document["losses"])),
+            peak_memory_bytes=tuple(document["peak_memory_bytes"]),
+            environment=document["environment"],
+        )
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise MeasurementError(f"{path}: damaged: {error}") from error
+    if not timelines or len(measurement.disturbed) != len(timelines):
+        raise MeasurementError(f"{path}: damaged: holds {len(timelines)} iterations")
+    return measurement

@@ -1,0 +1,48 @@
+"""From a scenario to its schedule and its program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scenarios.schema import Scenario
+from sim.schedule.checks import check
+from sim.schedule.generators import gpipe, one_forward_one_backward
+from sim.schedule.lowering import Flush, Program, lower
+from sim.schedule.schedule import Schedule
+from sim.schedule.torch_csv import read_csv
+
+
+def build_schedule(scenario: Scenario) -> Schedule:
+    """The schedule of a scenario's plan.
+
+    Raises ScheduleError where a given order is wrong, or was made for other sizes.
+    """
+    plan = scenario.plan
+    if plan.schedule == "gpipe":
+        return gpipe(plan.pipeline, plan.num_microbatches, backward=plan.gpipe_backward)
+    if plan.schedule == "1f1b":
+        return one_forward_one_backward(plan.pipeline, plan.num_microbatches)
+    assert plan.schedule_file is not None, "scenarios.rules asks for the file"
+    schedule = read_csv(
+        Path(plan.schedule_file), num_ranks=plan.pipeline, num_microbatches=plan.num_microbatches
+    )
+    check(schedule)
+    return schedule
+
+
+def flush_of(scenario: Scenario) -> Flush:
+    """What follows the last pass, in this scenario."""
+    model, plan = scenario.model, scenario.plan
+    return Flush(
+        reduce_gradients=model is not None and plan.data > 1,
+        reduce_tied=model is not None
+        and model.tied_embeddings
+        and model.family != "vit"
+        and plan.pipeline > 1,
+        norm=plan.clip_gradients,
+    )
+
+
+def build_program(scenario: Scenario) -> Program:
+    """The program that both twins run for a scenario."""
+    return lower(build_schedule(scenario), scenario.plan.p2p, flush_of(scenario))

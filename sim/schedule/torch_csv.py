@@ -1,0 +1,110 @@
+"""Schedules as CSV files in torch.distributed.pipelining's notation: a row a rank, a cell an
+action. torch's readers load what is written here, and `read_csv` what torch's `_dump_csv` writes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from sim.schedule.actions import COMPUTE, FLUSH, Action, NotationError, parse_action
+from sim.schedule.checks import ScheduleError
+from sim.schedule.lowering import Program
+from sim.schedule.schedule import Schedule
+
+
+def compute_csv(schedule: Schedule) -> str:
+    """The passes alone (torch's format `compute_only`); torch places the messages itself."""
+    return _csv(schedule.orders)
+
+
+def program_csv(program: Program) -> str:
+    """Passes and messages (torch's format `compute_comms`); the flush, which torch's runtime does
+    elsewhere, is left out."""
+    return _csv(
+        tuple(
+            tuple(a for step in steps for a in step if a.kind not in FLUSH)
+            for steps in program.steps
+        )
+    )
+
+
+def _csv(rows: tuple[tuple[Action, ...], ...]) -> str:
+    for row in rows:
+        for action in row:
+            if action.slice_index or action.pipe:
+                raise ScheduleError(
+                    f"torch's notation cannot say {action}: it has neither slices nor pipes"
+                )
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([str(action) for action in row] for row in rows)
+    return out.getvalue()
+
+
+def read_csv(
+    path: Path, *, num_ranks: int | None = None, num_microbatches: int | None = None
+) -> Schedule:
+    """Read a schedule of passes; messages in the file are dropped (lowering places them again).
+
+    Raises ScheduleError, naming file, line and cell, where the file cannot be read, a cell is no
+    action, a stage is on two ranks, or the sizes are not the ones asked for.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScheduleError(f"{path}: cannot be read: {error}") from error
+    orders = []
+    for line, row in enumerate(csv.reader(io.StringIO(text)), start=1):
+        order = []
+        for cell, text_of_cell in enumerate(row, start=1):
+            if not text_of_cell.strip():
+                continue
+            try:
+                action = parse_action(text_of_cell)
+            except NotationError as error:
+                raise ScheduleError(f"{path}:{line}: cell {cell}: {error}") from error
+            if action.kind in COMPUTE:
+                order.append(action)
+        orders.append(tuple(order))
+    while orders and not orders[-1]:
+        orders.pop()
+    if not orders:
+        raise ScheduleError(f"{path}: holds no action; a row a rank, as `0F0,0F1,0B0,0B1`")
+    schedule = Schedule(
+        name=path.stem, orders=tuple(orders), placement=_placement(path, tuple(orders))
+    )
+    for what, found, asked in (
+        ("ranks", schedule.num_ranks, num_ranks),
+        ("microbatches", schedule.num_microbatches, num_microbatches),
+    ):
+        if asked is not None and found != asked:
+            raise ScheduleError(f"{path}: is for {found} {what}, but the plan has {asked}")
+    return schedule
+
+
+def _placement(path: Path, orders: tuple[tuple[Action, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    holders: dict[tuple[int, int], int] = {}
+    for rank, order in enumerate(orders):
+        for action in order:
+            holder = holders.setdefault((action.pipe, action.stage), rank)
+            if holder != rank:
+                raise ScheduleError(
+                    f"{path}:{rank + 1}: {action}: stage {action.stage} is on rank {holder} "
+                    f"(line {holder + 1}) already"
+                )
+    num_pipes = 1 + max(pipe for pipe, _ in holders)
+    num_stages = 1 + max(stage for _, stage in holders)
+    missing = [
+        (pipe, stage)
+        for pipe in range(num_pipes)
+        for stage in range(num_stages)
+        if (pipe, stage) not in holders
+    ]
+    if missing:
+        pipe, stage = missing[0]
+        raise ScheduleError(f"{path}: no rank runs stage {stage} of pipe {pipe}")
+    return tuple(
+        tuple(holders[pipe, stage] for stage in range(num_stages)) for pipe in range(num_pipes)
+    )

@@ -1,0 +1,373 @@
+"""A Transformer's parts as lists of operations: layer, embedding, head with loss.
+
+The lists are those of Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053; Narayanan et al. 2021,
+arXiv 2104.04473): pre-norm layers, fused bias-gelu, bias-dropout-add and scale-mask-softmax
+kernels, attention either unfused (its scores pass through memory, as in 2021) or fused, and a loss
+over logits in fp32 whose vocabulary is split over the tensor-parallel group.
+
+Symbols: T = micro_batch x tokens, h = hidden, f = width of the MLP, a = heads, t = tensor degree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from scenarios.schema import PRECISION_BYTES, Model, Precision, Scenario
+from sim.workload.operations import (
+    FusedAttention,
+    Operation,
+    Product,
+    TensorReduction,
+    Traffic,
+    Work,
+)
+
+Attention = Literal["unfused", "fused"]
+Recomputation = Literal["none", "selective", "full"]
+LOGIT_BYTES = 4
+"""The loss works on logits in fp32 (in fp64, on 8 bytes: `Setting.logit_bytes`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """In which a part runs: `tokens` per sequence after `context` earlier ones, on one of `tensor`
+    devices."""
+
+    model: Model
+    micro_batch: int
+    tokens: int
+    context: int = 0
+    tensor: int = 1
+    precision: Precision = "fp16"
+    gradient_precision: Precision = "fp16"
+    recomputation: Recomputation = "none"
+    attention: Attention = "unfused"
+
+    @property
+    def rows(self) -> int:
+        """T: tokens of a microbatch (of its slice)."""
+        return self.micro_batch * self.tokens
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of an activation or weight."""
+        return PRECISION_BYTES[self.precision]
+
+    @property
+    def logit_bytes(self) -> int:
+        """Bytes of a logit in the loss."""
+        return max(LOGIT_BYTES, self.element_bytes)
+
+    @property
+    def local_vocabulary(self) -> int:
+        """Vocabulary entries on one device."""
+        return share(self.model.vocabulary, self.tensor)
+
+
+def setting_of(scenario: Scenario, tokens: int | None = None, context: int = 0) -> Setting:
+    """The setting of a scenario's parts; the whole sequence unless `tokens` is given."""
+    model, plan = scenario.model, scenario.plan
+    if model is None:
+        raise ValueError(f"scenario {scenario.name} has no model")
+    return Setting(
+        model=model,
+        micro_batch=plan.micro_batch,
+        tokens=tokens if tokens is not None else model.sequence,
+        context=context,
+        tensor=plan.tensor,
+        precision=plan.precision,
+        gradient_precision=plan.reduced_precision,
+        recomputation=plan.recomputation,
+    )
+
+
+def share(whole: int, parts: int) -> int:
+    """A device's share of something split over `parts` devices, rounded up."""
+    return -(-whole // parts)
+
+
+def layer(setting: Setting) -> Work:
+    """One Transformer layer.
+
+    Tensor parallelism costs two all-reduces of T h elements forward and two backward; those of the
+    forward pass are repeated in full recomputation (arXiv 2104.04473, section 2.3).
+    Not modelled: overlap of all-reduces with weight gradients (Megatron of 2021 has none).
+    """
+    s, model, e = setting, setting.model, setting.element_bytes
+    rows, h, wide = s.rows, model.hidden, share(model.ffn, s.tensor)
+    local = share(h, s.tensor)
+    core_forward, core_backward = _attention(s)
+    norm = Traffic(name="layernorm", num_bytes=2 * e * rows * h)
+    residual = Traffic(name="bias-dropout-add", num_bytes=(3 * e + 1) * rows * h)
+    reduction = _reduction(s, "output", e * rows * h)
+    linears = {
+        "qkv": (h, 3 * local),
+        "projection": (local, h),
+        "expand": (h, wide),
+        "contract": (wide, h),
+    }
+    forward: dict[str, Operation] = {
+        name: Product(name=name, m=rows, k=k, n=n) for name, (k, n) in linears.items()
+    }
+    dgrad: dict[str, Operation] = {
+        name: Product(name=f"{name} dgrad", m=rows, k=n, n=k) for name, (k, n) in linears.items()
+    }
+    wgrad = tuple(
+        operation
+        for name, (k, n) in linears.items()
+        for operation in (
+            Product(name=f"{name} wgrad", m=k, k=rows, n=n),
+            Traffic(name=f"{name} bias gradient", num_bytes=e * rows * n),
+        )
+    )
+    forward_all: tuple[Operation, ...] = (
+        norm,
+        forward["qkv"],
+        *core_forward,
+        Traffic(name="head transpose", num_bytes=2 * e * rows * local),
+        forward["projection"],
+        *reduction,
+        residual,
+        norm,
+        forward["expand"],
+        Traffic(name="bias-gelu", num_bytes=2 * e * rows * wide),
+        forward["contract"],
+        *reduction,
+        residual,
+    )
+    norm_back = Traffic(name="layernorm backward", num_bytes=3 * e * rows * h)
+    dropout_back = Traffic(name="dropout backward", num_bytes=(2 * e + 1) * rows * h)
+    join_back = Traffic(name="residual gradient", num_bytes=3 * e * rows * h)
+    input_reduction = _reduction(s, "input gradient", e * rows * h)
+    backward_input: tuple[Operation, ...] = (
+        dropout_back,
+        dgrad["contract"],
+        Traffic(name="bias-gelu backward", num_bytes=3 * e * rows * wide),
+        dgrad["expand"],
+        *input_reduction,
+        norm_back,
+        join_back,
+        dropout_back,
+        dgrad["projection"],
+        Traffic(name="head transpose backward", num_bytes=2 * e * rows * local),
+        *core_backward,
+        dgrad["qkv"],
+        *input_reduction,
+        norm_back,
+        join_back,
+    )
+    recomputed: tuple[Operation, ...] = ()
+    if s.recomputation == "full":
+        recomputed = forward_all
+    elif s.recomputation == "selective":
+        recomputed = tuple(o for o in forward_all if o.core)
+    return Work(
+        forward=forward_all,
+        recomputed=recomputed,
+        backward_input=backward_input,
+        backward_weight=(*wgrad, _accumulation(s, layer_parameters(model, s.tensor))),
+    )
+
+
+def _attention(s: Setting) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
+    """Attention's core, forward and backward: all of it makes input gradients."""
+    e, size = s.element_bytes, s.model.hidden // s.model.heads
+    count = s.micro_batch * share(s.model.heads, s.tensor)
+    q, keys = s.tokens, s.context + s.tokens
+    if s.attention == "fused":
+        forward, backward = (
+            FusedAttention(
+                name=name,
+                count=count,
+                queries=q,
+                keys=keys,
+                head_size=size,
+                causal=s.model.causal,
+                num_products=num_products,
+            )
+            for name, num_products in (("attention", 2), ("attention backward", 5))
+        )
+        return (forward,), (backward,)
+    scores = count * q * keys
+
+    def product(name: str, m: int, k: int, n: int) -> Product:
+        return Product(name=name, m=m, k=k, n=n, count=count, core=True)
+
+    return (
+        product("scores", q, size, keys),
+        Traffic(name="scale-mask-softmax", num_bytes=2 * e * scores, core=True),
+        Traffic(name="attention dropout", num_bytes=(2 * e + 1) * scores, core=True),
+        product("context", q, keys, size),
+    ), (
+        product("value gradient", keys, q, size),
+        product("probability gradient", q, size, keys),
+        Traffic(name="attention dropout backward", num_bytes=(2 * e + 1) * scores, core=True),
+        Traffic(name="softmax backward", num_bytes=3 * e * scores, core=True),
+        product("query gradient", q, keys, size),
+        product("key gradient", keys, q, size),
+    )
+
+
+def embedding(setting: Setting) -> Work:
+    """Token and position embedding with dropout; for `vit`, the projection of the patches.
+
+    The table is split over the tensor-parallel group by vocabulary, so that the looked-up rows are
+    summed by an all-reduce of T h elements; the gradient is dense, as in Megatron-LM.
+    """
+    s, model, e = setting, setting.model, setting.element_bytes
+    rows, h = s.rows, model.hidden
+    add = Traffic(name="position and dropout", num_bytes=(5 * e + 1) * rows * h)
+    back = Traffic(name="position and dropout backward", num_bytes=(4 * e + 1) * rows * h)
+    accumulation = _accumulation(s, embedding_parameters(model, s.tensor))
+    if model.family == "vit":
+        patch = model.patch_inputs or h
+        return Work(
+            forward=(Product(name="patches", m=rows, k=patch, n=h), add),
+            recomputed=(),
+            backward_input=(),
+            backward_weight=(
+                back,
+                Product(name="patches wgrad", m=patch, k=rows, n=h),
+                accumulation,
+            ),
+        )
+    table_bytes = e * s.local_vocabulary * h
+    return Work(
+        forward=(
+            Traffic(name="lookup", num_bytes=2 * e * rows * h),
+            *_reduction(s, "embedding", e * rows * h),
+            add,
+        ),
+        recomputed=(),
+        backward_input=(),
+        backward_weight=(
+            back,
+            Traffic(name="lookup backward", num_bytes=table_bytes + 2 * e * rows * h),
+            accumulation,
+        ),
+    )
+
+
+def head(setting: Setting) -> Work:
+    """Final layernorm, logits and cross entropy (with their backward pass; never recomputed).
+
+    The loss reads and writes fp32 logits as Megatron-LM's vocabulary-parallel cross entropy does:
+    cast, maximum, subtraction, exponential, sum, division; three all-reduces of one number a token.
+    Not modelled: BERT's next-sentence head.
+    """
+    s, model, e, w = setting, setting.model, setting.element_bytes, setting.logit_bytes
+    rows, h = s.rows, model.hidden
+    norm = Traffic(name="final layernorm", num_bytes=2 * e * rows * h)
+    norm_back = Traffic(name="final layernorm backward", num_bytes=3 * e * rows * h)
+    if model.family == "vit":
+        classes = model.vocabulary
+        return Work(
+            forward=(norm, Product(name="classifier", m=s.micro_batch, k=h, n=classes)),
+            recomputed=(),
+            backward_input=(
+                Product(name="classifier dgrad", m=s.micro_batch, k=classes, n=h),
+                norm_back,
+            ),
+            backward_weight=(
+                Product(name="classifier wgrad", m=h, k=s.micro_batch, n=classes),
+                _accumulation(s, head_parameters(model, s.tensor)),
+            ),
+        )
+    vocabulary = s.local_vocabulary
+    logits = rows * vocabulary
+    scalars = _reduction(s, "loss", w * rows)
+    transform: tuple[Operation, ...] = ()
+    transform_input: tuple[Operation, ...] = ()
+    transform_weight: tuple[Operation, ...] = ()
+    if model.family == "bert":
+        transform = (
+            Product(name="transform", m=rows, k=h, n=h),
+            Traffic(name="transform gelu and layernorm", num_bytes=4 * e * rows * h),
+        )
+        transform_input = (
+            Traffic(name="transform gelu and layernorm backward", num_bytes=6 * e * rows * h),
+            Product(name="transform dgrad", m=rows, k=h, n=h),
+        )
+        transform_weight = (Product(name="transform wgrad", m=h, k=rows, n=h),)
+    return Work(
+        forward=(
+            norm,
+            *transform,
+            Product(name="logits", m=rows, k=h, n=vocabulary),
+            Traffic(name="logits to fp32", num_bytes=(e + w) * logits),
+            Traffic(name="cross entropy: maximum", num_bytes=w * logits),
+            *scalars,
+            Traffic(name="cross entropy: subtraction", num_bytes=2 * w * logits),
+            *scalars,
+            Traffic(name="cross entropy: exponential", num_bytes=2 * w * logits),
+            Traffic(name="cross entropy: sum", num_bytes=w * logits),
+            *scalars,
+            Traffic(name="cross entropy: division", num_bytes=2 * w * logits),
+        ),
+        recomputed=(),
+        backward_input=(
+            Traffic(name="cross entropy backward", num_bytes=2 * w * logits),
+            Traffic(name="logits from fp32", num_bytes=(e + w) * logits),
+            Product(name="logits dgrad", m=rows, k=vocabulary, n=h),
+            *_reduction(s, "input gradient", e * rows * h),
+            *transform_input,
+            norm_back,
+        ),
+        backward_weight=(
+            Product(name="logits wgrad", m=h, k=rows, n=vocabulary),
+            *transform_weight,
+            _accumulation(s, head_parameters(model, s.tensor)),
+        ),
+    )
+
+
+def _reduction(s: Setting, name: str, payload_bytes: int) -> tuple[TensorReduction, ...]:
+    if s.tensor == 1:
+        return ()
+    return (TensorReduction(name=name, payload_bytes=payload_bytes),)
+
+
+def _accumulation(s: Setting, parameters: int) -> Traffic:
+    """Adding a microbatch's weight gradients to those accumulated: read both, write one."""
+    width = s.element_bytes + 2 * PRECISION_BYTES[s.gradient_precision]
+    return Traffic(name="gradient accumulation", num_bytes=width * parameters)
+
+
+def layer_parameters(model: Model, tensor: int = 1) -> int:
+    """Weights of one layer on one device: 12 h^2 + 13 h at f = 4 h, without tensor parallelism.
+
+    Split over the tensor group: all matrices, and the biases of qkv and of the MLP's first one.
+    """
+    h, f = model.hidden, model.ffn
+    local, wide = share(h, tensor), share(f, tensor)
+    return (3 * local * h + 3 * local) + (local * h + h) + (h * wide + wide) + (wide * h + h) + 4 * h
+
+
+def embedding_parameters(model: Model, tensor: int = 1) -> int:
+    """Weights of the embedding on one device: the token table, split, and positions, whole.
+
+    For `vit`: the patch projection with bias, positions and the class token, not split.
+    """
+    h = model.hidden
+    if model.family == "vit":
+        return ((model.patch_inputs or h) + 1) * h + model.sequence * h + h
+    return share(model.vocabulary, tensor) * h + model.sequence * h
+
+
+def head_parameters(model: Model, tensor: int = 1) -> int:
+    """Weights that the head multiplies by or adds, on one device, tied or not.
+
+    Where embeddings are tied and both ends share a device, the token table among them is the
+    embedding's (`token_table_parameters`) and must be counted once.
+    """
+    h = model.hidden
+    if model.family == "vit":
+        return 2 * h + (h + 1) * model.vocabulary
+    extra = h * h + 3 * h + share(model.vocabulary, tensor) if model.family == "bert" else 0
+    return 2 * h + extra + token_table_parameters(model, tensor)
+
+
+def token_table_parameters(model: Model, tensor: int = 1) -> int:
+    """Weights of the token table on one device; 0 for `vit`, which has none."""
+    return 0 if model.family == "vit" else share(model.vocabulary, tensor) * model.hidden
