@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from scenarios.files import write_whole
+from scenarios.writing import write_whole
 from scenarios.schema import Scenario
 from sim.timeline.spans import Timeline
 
