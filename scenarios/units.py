@@ -188,10 +188,12 @@ def format_duration_ns(duration_ns: float) -> str:
 
 def exact_bytes(amount: int) -> str:
     """Write bytes so that `parse_bytes` reads the same number: `80 GiB`."""
-    for prefix in ("Ti", "Gi", "Mi", "Ki", "T", "G", "M", "k"):
-        if amount and amount % _PREFIXES[prefix] == 0:
-            return f"{amount // int(_PREFIXES[prefix])} {prefix}B"
-    return f"{amount} B"
+    texts = [
+        f"{amount // int(_PREFIXES[prefix])} {prefix}B"
+        for prefix in ("Ti", "Gi", "Mi", "Ki", "T", "G", "M", "k")
+        if amount and amount % _PREFIXES[prefix] == 0
+    ]
+    return min([*texts, f"{amount} B"], key=len)
 
 
 def exact_duration_ns(duration_ns: int) -> str:

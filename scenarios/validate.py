@@ -39,7 +39,7 @@ def validate(root: Node, *, partial: bool = False) -> tuple[Scenario | None, lis
         problems += [
             _problem(root, detail)
             for detail in details
-            if not (partial and detail["type"] == "missing")
+            if not (detail["type"] == "missing" and (partial or _dotted(detail["loc"]) in doubtful))
         ]
         if not partial:
             scenario = _salvage(data, details, doubtful)
