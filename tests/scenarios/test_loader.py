@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scenarios.catalogue import catalogue
 from scenarios.errors import Origin, ScenarioError
+from scenarios.fields import all_paths
 from scenarios.files import parse_text
 from scenarios.json_schema import json_schema
 from scenarios.loader import Loaded, load
@@ -197,3 +198,19 @@ def test_importing_is_light() -> None:
     code = "import sys, scenarios.loader; print([m for m in ('torch', 'numpy', 'simpy', 'plotly') if m in sys.modules])"  # noqa: E501
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+ODD_VALUES = st.sampled_from(
+    ["-1", "0", "null", "[1]", "{a: 1}", "1.5", ".nan", "-.inf", "1e400", "true", "80 GiB", "<<: 1"]
+) | st.text(max_size=8)
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(all_paths())), ODD_VALUES), max_size=3))
+@settings(max_examples=200, deadline=None)
+def test_any_override_is_taken_or_refused(overrides: list[tuple[str, str]]) -> None:
+    try:
+        loaded = load("local-2rank", [f"{path}={value}" for path, value in overrides])
+    except ScenarioError as error:
+        assert error.problems
+    else:
+        assert resolved_yaml(loaded)
