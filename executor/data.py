@@ -1,0 +1,130 @@
+"""Real training data without a download: the bytes of Python's own standard library sources.
+
+Each microbatch is determined by (seed, iteration, replica, microbatch) and nothing else, so every
+rank makes its own without a message. The text is the same for the same version of Python.
+
+gpt: ids are bytes (modulo a smaller vocabulary), targets the next byte. bert: 15 % of each sequence
+is masked, targets are -100 elsewhere. vit: *synthetic* images, for there are no pictures in a
+standard library: patches are runs of bytes scaled to [-1, 1), the class is the number of the source
+file they come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from executor.model import DTYPES
+from scenarios.schema import Scenario
+
+_SOURCES = (
+    "argparse.py",
+    "ast.py",
+    "configparser.py",
+    "difflib.py",
+    "doctest.py",
+    "enum.py",
+    "imaplib.py",
+    "inspect.py",
+    "mailbox.py",
+    "optparse.py",
+    "pickle.py",
+    "pickletools.py",
+    "smtplib.py",
+    "socket.py",
+    "statistics.py",
+    "subprocess.py",
+    "tarfile.py",
+    "threading.py",
+    "typing.py",
+    "uuid.py",
+)
+_NUM_BYTES = 256
+_MASKED_FRACTION = 0.15
+_IGNORED = -100
+
+
+@cache
+def corpus() -> tuple[Tensor, Tensor]:
+    """The text as uint8 (bytes,), and the position at which each of its files ends (files,).
+
+    Raises FileNotFoundError where Python was installed without its sources.
+    """
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    texts = [path.read_bytes() for name in _SOURCES if (path := folder / name).is_file()]
+    if not texts:
+        raise FileNotFoundError(
+            f"{folder} holds none of the standard library's sources, which are the training data: "
+            "run a Python that was installed with them"
+        )
+    ends = torch.tensor([len(text) for text in texts]).cumsum(0)
+    return torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8), ends
+
+
+class Data:
+    """The microbatches of a scenario, made on `device` (the CPU unless given)."""
+
+    def __init__(self, scenario: Scenario, *, device: torch.device | str = "cpu") -> None:
+        model = scenario.model
+        if model is None:
+            raise ValueError(f"scenario {scenario.name} has no model to make data for")
+        self._model, self._plan = model, scenario.plan
+        self._seed = scenario.execution.seed
+        self._device = torch.device(device)
+        self._text, self._ends = corpus()
+        if model.family == "vit":
+            length = (model.sequence - 1) * (model.patch_inputs or 0)
+        else:
+            length = model.sequence + 1
+        self._length = length
+        if length > len(self._text) // 2:
+            repeats = 2 * length // len(self._text) + 1
+            self._text = self._text.repeat(repeats)
+
+    def batch(self, iteration: int, replica: int, microbatch: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of one microbatch.
+
+        gpt, bert: int64 ids (micro_batch, sequence), and targets of the same shape.
+        vit: patches (micro_batch, sequence - 1, patch_inputs) in the plan's precision, and classes
+        (micro_batch,).
+        """
+        key = f"{self._seed}/{iteration}/{replica}/{microbatch}"
+        digest = hashlib.sha256(key.encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        last = len(self._text) - self._length
+        starts = torch.randint(last + 1, (self._plan.micro_batch, 1), generator=generator)
+        if self._model.family == "vit":
+            inputs, targets = self._images(starts)
+        else:
+            windows = self._windows(starts).long() % self._model.vocabulary
+            if self._model.family == "gpt":
+                inputs, targets = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+            else:
+                inputs, targets = self._mask(windows[:, :-1].contiguous(), generator)
+        return inputs.to(self._device), targets.to(self._device)
+
+    def _windows(self, starts: Tensor) -> Tensor:
+        return self._text[starts + torch.arange(self._length)]
+
+    def _images(self, starts: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (len(starts), self._model.sequence - 1, self._model.patch_inputs or 0)
+        pixels = self._windows(starts).double().sub_(128).div_(128).view(shape)
+        files = torch.searchsorted(self._ends, starts[:, 0] % self._ends[-1], right=True)
+        return pixels.to(DTYPES[self._plan.precision]), files % self._model.vocabulary
+
+    def _mask(self, tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Mask the same number of positions in each sequence, so that all weigh the same."""
+        count = max(1, round(_MASKED_FRACTION * tokens.shape[1]))
+        chosen = torch.rand(tokens.shape, generator=generator).argsort(dim=1)[:, :count]
+        targets = torch.full_like(tokens, _IGNORED).scatter_(1, chosen, tokens.gather(1, chosen))
+        return tokens.scatter(1, chosen, self._mask_id), targets
+
+    @property
+    def _mask_id(self) -> int:
+        """The id after the bytes; where there is none, byte 0, which no source holds."""
+        return _NUM_BYTES if self._model.vocabulary > _NUM_BYTES else 0

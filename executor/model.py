@@ -1,0 +1,282 @@
+"""The model as a stage holds it: GPT, and BERT and ViT as the same blocks with other ends.
+
+Pre-norm Transformer blocks with biases, as in GPT-2 and Megatron-LM; tanh GELU; no dropout. Every
+parameter is initialised from its name and the seed alone, so any cut into stages has the same
+weights to the bit. Layers carry their number in the whole model: `blocks.7.mlp_in.weight`.
+
+Not covered: tensor parallelism, dropout, BERT's segment embedding, pooler and head transform.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from executor.deferred import Linear, WeightGradients, linear
+from scenarios.schema import Model, Precision, Scenario
+from sim.workload.partition import StagePart
+
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+TOKEN_WEIGHT = "embedding.tokens.weight"
+_STD = 0.02
+_RESIDUAL = ("attention.output.weight", "mlp_out.weight")
+
+
+class TokenEmbedding(nn.Module):
+    """Token plus learned position: (micro_batch, tokens) ids to (micro_batch, tokens, hidden).
+
+    positions: False for the copy of the token weights that a last stage with a tied head holds.
+    """
+
+    positions: nn.Parameter | None
+
+    def __init__(
+        self, model: Model, *, positions: bool = True, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.tokens = nn.Module()
+        shape = (model.vocabulary, model.hidden)
+        self.tokens.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.positions = None
+        if positions:
+            shape = (model.sequence, model.hidden)
+            self.positions = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The token weights, (vocabulary, hidden)."""
+        return self.tokens.get_parameter("weight")
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embed int64 ids."""
+        assert self.positions is not None, "the tied copy embeds nothing"
+        return F.embedding(tokens, self.weight) + self.positions
+
+
+class PatchEmbedding(nn.Module):
+    """ViT's start: (micro_batch, tokens - 1, patch_inputs) to (micro_batch, tokens, hidden)."""
+
+    def __init__(
+        self, model: Model, store: WeightGradients, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        if model.patch_inputs is None:
+            raise ValueError(f"model {model.name}: family vit needs patch_inputs")
+        self.patches = Linear(model.patch_inputs, model.hidden, store, device=device, dtype=dtype)
+        self.class_token = nn.Parameter(torch.empty(model.hidden, device=device, dtype=dtype))
+        shape = (model.sequence, model.hidden)
+        self.positions = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Project the patches and put the class token before them."""
+        projected = self.patches(patches)
+        first = self.class_token.expand(projected.shape[0], 1, -1)
+        return torch.cat((first, projected), dim=1) + self.positions
+
+
+class Attention(nn.Module):
+    """Self-attention: (micro_batch, tokens, hidden) to the same.
+
+    recompute_core: keep only queries, keys and values, and repeat the core in the backward pass.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        store: WeightGradients,
+        *,
+        recompute_core: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        width = model.hidden
+        self.heads, self.causal, self.recompute_core = model.heads, model.causal, recompute_core
+        self.query_key_value = Linear(width, 3 * width, store, device=device, dtype=dtype)
+        self.output = Linear(width, width, store, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend."""
+        batch, tokens, width = x.shape
+        heads = self.query_key_value(x).view(batch, tokens, 3, self.heads, width // self.heads)
+        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.recompute_core and torch.is_grad_enabled():
+            mixed = checkpoint(
+                self.core, query, key, value, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            mixed = self.core(query, key, value)
+        output: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        return output
+
+    def core(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Scores, softmax, mix: three times (micro_batch, heads, tokens, head width) to one."""
+        return F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+
+
+class TransformerBlock(nn.Module):
+    """Norm, attention, norm, MLP, each pair added to the residual stream."""
+
+    def __init__(
+        self,
+        model: Model,
+        store: WeightGradients,
+        *,
+        recompute_core: bool = False,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(model.hidden, device=device, dtype=dtype)
+        self.attention = Attention(
+            model, store, recompute_core=recompute_core, device=device, dtype=dtype
+        )
+        self.mlp_norm = nn.LayerNorm(model.hidden, device=device, dtype=dtype)
+        self.mlp_in = Linear(model.hidden, model.ffn, store, device=device, dtype=dtype)
+        self.mlp_out = Linear(model.ffn, model.hidden, store, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (micro_batch, tokens, hidden) to the same."""
+        x = x + self.attention(self.attention_norm(x))
+        inner = F.gelu(self.mlp_in(self.mlp_norm(x)), approximate="tanh")
+        output: Tensor = x + self.mlp_out(inner)
+        return output
+
+
+class Head(nn.Module):
+    """Final norm, logits and mean cross-entropy; the weight comes from outside where it is tied."""
+
+    def __init__(
+        self, model: Model, store: WeightGradients, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.store, self.pooled = store, model.family == "vit"
+        self.norm = nn.LayerNorm(model.hidden, device=device, dtype=dtype)
+        if not is_tied(model):
+            self.output = Linear(
+                model.hidden, model.vocabulary, store, bias=False, device=device, dtype=dtype
+            )
+
+    def forward(self, x: Tensor, targets: Tensor, tied: nn.Parameter | None) -> Tensor:
+        """The mean loss over the microbatch's targets that are not -100, in fp32 or fp64.
+
+        x: (micro_batch, tokens, hidden). targets: (micro_batch, tokens); for vit (micro_batch,).
+        """
+        x = self.norm(x[:, 0] if self.pooled else x)
+        logits = self.output(x) if tied is None else linear(x, tied, None, self.store)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100)
+
+
+class StageModule(nn.Module):
+    """What one stage holds of the model: embedding, some of the layers, head, as its part says.
+
+    Built and initialised on `device` (the CPU unless given), in the plan's precision.
+    """
+
+    def __init__(
+        self, scenario: Scenario, part: StagePart, *, device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__()
+        model, plan = scenario.model, scenario.plan
+        if model is None:
+            raise ValueError(f"scenario {scenario.name} has no model to build")
+        place, dtype = torch.device(device), DTYPES[plan.precision]
+        store = self.weight_gradients = WeightGradients()
+        self.part, self.tied = part, is_tied(model)
+        self.recompute_blocks = plan.recomputation == "full"
+        self.embedding: TokenEmbedding | PatchEmbedding | None = None
+        if part.embedding and model.family == "vit":
+            self.embedding = PatchEmbedding(model, store, device=place, dtype=dtype)
+        elif part.embedding or (part.head and self.tied):
+            self.embedding = TokenEmbedding(
+                model, positions=part.embedding, device=place, dtype=dtype
+            )
+        selective = plan.recomputation == "selective"
+        self.blocks = nn.ModuleDict(
+            {
+                str(layer): TransformerBlock(
+                    model, store, recompute_core=selective, device=place, dtype=dtype
+                )
+                for layer in range(part.first_layer, part.first_layer + part.num_layers)
+            }
+        )
+        self.head = Head(model, store, device=place, dtype=dtype) if part.head else None
+        self._layers = tuple(self.blocks.values())
+        self._initialise(scenario.execution.seed, model.layers)
+
+    @property
+    def shared_weight(self) -> nn.Parameter | None:
+        """The token weights, where another stage holds them too and gradients must be summed."""
+        if self.tied and self.part.embedding != self.part.head:
+            return self._token_weight
+        return None
+
+    @property
+    def copied_name(self) -> str | None:
+        """The name of the parameter here that is a copy of the first stage's; None without one."""
+        return TOKEN_WEIGHT if self.shared_weight is not None and self.part.head else None
+
+    @property
+    def _token_weight(self) -> nn.Parameter:
+        assert isinstance(self.embedding, TokenEmbedding)
+        return self.embedding.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the stage's input to its last layer's activation, (micro_batch, tokens, hidden).
+
+        x: on the first stage token ids (or patches), elsewhere the activation before.
+        """
+        if self.part.embedding:
+            assert self.embedding is not None
+            x = self.embedding(x)
+        if self.recompute_blocks and torch.is_grad_enabled():
+            for block in self._layers:
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+        else:
+            for block in self._layers:
+                x = block(x)
+        return x
+
+    def loss(self, activation: Tensor, targets: Tensor) -> Tensor:
+        """The microbatch's mean loss, on the last stage."""
+        assert self.head is not None, f"stage {self.part.stage} has no head"
+        loss: Tensor = self.head(activation, targets, self._token_weight if self.tied else None)
+        return loss
+
+    def _initialise(self, seed: int, num_layers: int) -> None:
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.copy_(initial_value(name, tuple(parameter.shape), seed, num_layers))
+
+
+def is_tied(model: Model) -> bool:
+    """Whether the head multiplies by the token embedding's weights (never for vit)."""
+    return model.tied_embeddings and model.family != "vit"
+
+
+def initial_value(name: str, shape: tuple[int, ...], seed: int, num_layers: int) -> Tensor:
+    """A parameter's first value, in fp64 on the CPU, from its name and the seed alone.
+
+    Weights are normal with standard deviation 0.02, those that end in the residual stream divided
+    by sqrt(2 layers) (GPT-2); biases are zero and norms one.
+    """
+    if name.endswith("bias"):
+        return torch.zeros(shape, dtype=torch.float64)
+    if name.endswith("norm.weight"):
+        return torch.ones(shape, dtype=torch.float64)
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    std = _STD / math.sqrt(2 * num_layers) if name.endswith(_RESIDUAL) else _STD
+    return torch.randn(shape, generator=generator, dtype=torch.float64).mul_(std)
