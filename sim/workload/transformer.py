@@ -341,7 +341,9 @@ def layer_parameters(model: Model, tensor: int = 1) -> int:
     """
     h, f = model.hidden, model.ffn
     local, wide = share(h, tensor), share(f, tensor)
-    return (3 * local * h + 3 * local) + (local * h + h) + (h * wide + wide) + (wide * h + h) + 4 * h
+    return (
+        (3 * local * h + 3 * local) + (local * h + h) + (h * wide + wide) + (wide * h + h) + 4 * h
+    )
 
 
 def embedding_parameters(model: Model, tensor: int = 1) -> int:

@@ -1,0 +1,113 @@
+"""Collectives: all-reduce, reduce-scatter and all-gather, within a node and across nodes.
+
+Within a node, ring and tree (Thakur et al. 2005; NCCL's double binary tree, Sanders et al. 2009);
+across nodes, hierarchically: reduce-scatter inside each node, all-reduce of the shards across
+nodes, all-gather inside. Every device sends its shard through its part of the node's NICs, which it
+shares with the devices of the groups running beside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scenarios.schema import Cluster, Plan
+from sim.cost.links import Network, bytes_per_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Devices of a collective: `per_node` of them on each of `nodes` nodes.
+
+    active_per_node: devices of a node that take part in this or in an equal group at the same time.
+    """
+
+    per_node: int
+    nodes: int
+    active_per_node: int
+
+    @property
+    def size(self) -> int:
+        """Devices of the group."""
+        return self.per_node * self.nodes
+
+
+def group_of(devices: Sequence[int], network: Network, num_active: int | None = None) -> Group:
+    """The group of the given devices; `num_active` devices of each node reduce at once, all of the
+    plan's unless given. Where nodes hold unequal shares, the group counts as equally spread."""
+    counts = Counter(network.node_of(device) for device in devices)
+    cluster, plan = network.cluster, network.plan
+    active = min(cluster.devices_per_node, num_active or plan.num_devices)
+    per_node = math.ceil(len(devices) / len(counts))
+    return Group(per_node=per_node, nodes=len(counts), active_per_node=max(active, per_node))
+
+
+def tensor_group(cluster: Cluster, plan: Plan) -> Group:
+    """The first tensor-parallel group: t neighbouring devices, with all others beside it."""
+    return group_of(range(plan.tensor), Network(cluster=cluster, plan=plan))
+
+
+def data_group(cluster: Cluster, plan: Plan) -> Group:
+    """The first data-parallel group: d devices, t apart, with all others beside it."""
+    return group_of(
+        range(0, plan.tensor * plan.data, plan.tensor), Network(cluster=cluster, plan=plan)
+    )
+
+
+def across_bytes_per_ns(group: Group, cluster: Cluster) -> float:
+    """What one device of the group reaches between nodes: a NIC, or its share of the node's."""
+    fair = min(1.0, cluster.nics_per_node / group.active_per_node)
+    return bytes_per_ns(cluster.inter_node) * fair / cluster.oversubscription
+
+
+def all_reduce_ns(payload_bytes: float, group: Group, cluster: Cluster) -> float:
+    """Time of an all-reduce of `payload_bytes` on each device, once all have come.
+
+    Within a node the cheaper of ring, 2(n-1) steps and 2(n-1)/n of the bytes, and tree,
+    2 ceil(log2 n) steps and 2 of the bytes; across nodes the same over the shards.
+    Not modelled: the protocol's lower bandwidth at small sizes, in-network reduction, pipelining of
+    the three phases, the ramp between latency and bandwidth.
+    """
+    n, k = group.per_node, group.nodes
+    within = cluster.intra_node
+    if k == 1:
+        return _all_reduce_ns(payload_bytes, n, within.latency, bytes_per_ns(within))
+    inside = 2 * _half_ns(payload_bytes, n, within.latency, bytes_per_ns(within))
+    across = across_bytes_per_ns(group, cluster)
+    return inside + _all_reduce_ns(payload_bytes / n, k, cluster.inter_node.latency, across)
+
+
+def reduce_scatter_ns(payload_bytes: float, group: Group, cluster: Cluster) -> float:
+    """Time of a reduce-scatter of `payload_bytes` on each device: inside nodes, then across.
+
+    Not modelled: as `all_reduce_ns`.
+    """
+    n, k = group.per_node, group.nodes
+    within = cluster.intra_node
+    inside = _half_ns(payload_bytes, n, within.latency, bytes_per_ns(within))
+    across = across_bytes_per_ns(group, cluster)
+    return inside + _half_ns(payload_bytes / n, k, cluster.inter_node.latency, across)
+
+
+def all_gather_ns(payload_bytes: float, group: Group, cluster: Cluster) -> float:
+    """Time of an all-gather to `payload_bytes` on each device: a reduce-scatter backwards.
+
+    Not modelled: as `all_reduce_ns`.
+    """
+    return reduce_scatter_ns(payload_bytes, group, cluster)
+
+
+def _all_reduce_ns(payload_bytes: float, n: int, latency_ns: float, rate: float) -> float:
+    """The cheaper of ring and tree over n equal devices; `rate` in bytes per nanosecond."""
+    ring = 2 * _half_ns(payload_bytes, n, latency_ns, rate)
+    if n <= 2:
+        return ring
+    tree = 2 * math.ceil(math.log2(n)) * latency_ns + 2 * payload_bytes / rate
+    return min(ring, tree)
+
+
+def _half_ns(payload_bytes: float, n: int, latency_ns: float, rate: float) -> float:
+    """A ring's reduce-scatter or all-gather: (n-1) steps and (n-1)/n of the bytes."""
+    return (n - 1) * latency_ns + (n - 1) / n * payload_bytes / rate

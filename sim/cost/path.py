@@ -1,0 +1,139 @@
+"""What an iteration's time consists of: how often each cost is on the critical path.
+
+On a fixed path the iteration time is linear in the costs, so parameters are fitted without
+simulating again. The path comes from an engine's simulation (`sim.timeline.critical_path`) or,
+quickly, from the closed form below.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from sim.cost.costs import CostKey, CostTable
+from sim.schedule.actions import COMPUTE, FLUSH, RECEIVES, SENDS, Kind
+from sim.schedule.lowering import Program
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composition:
+    """The critical path of an iteration.
+
+    costs: how often the cost of each key is on it; transfers: how often the transfer (occupancy and
+    latency) of each SEND's key is; rest_ns: time on it that is neither (queueing for a link).
+    """
+
+    costs: Mapping[CostKey, float]
+    transfers: Mapping[CostKey, float]
+    rest_ns: float = 0.0
+
+    def time_ns(self, table: CostTable) -> float:
+        """The iteration time along this path under a cost table."""
+        total = self.rest_ns
+        for key, times in self.costs.items():
+            cost = table.costs.get(key)
+            if cost is not None:
+                total += times * cost.duration_ns
+        for key, times in self.transfers.items():
+            transfer = table.transfers.get(key)
+            if transfer is not None:
+                total += times * (transfer.occupancy_ns + transfer.latency_ns)
+        return total
+
+
+Simulate: TypeAlias = Callable[[Program, CostTable], tuple[float, Composition]]
+"""Iteration time in ns and its composition, of a program under a cost table."""
+
+
+def closed_form(program: Program, table: CostTable) -> tuple[float, Composition]:
+    """Iteration time of GPipe or 1F1B by T = sum over ranks of x + (m - 1) max x, then the flush.
+
+    x is a rank's forward and backward pass of one microbatch, with the messages it waits for when
+    transfers block (Narayanan et al. 2021, arXiv 2104.04473, section 2.2.1, with the slowest rank
+    in the steady phase). Exact for equal stages and free messages.
+    Not modelled: jitter, contention, interleaving, slices, the partial overlap of warm-up and
+    drain between unequal stages.
+    """
+    schedule = program.schedule
+    microbatches = max(1, schedule.num_microbatches)
+    present = {CostKey(a.kind, a.stage, a.slice_index, a.pipe) for a in schedule.actions}
+    messages = {
+        CostKey(a.kind, a.stage, a.slice_index, a.pipe)
+        for steps in program.steps
+        for step in steps
+        for a in step
+        if a.kind in SENDS or a.kind in RECEIVES
+    }
+    passes: list[list[CostKey]] = [[] for _ in range(schedule.num_ranks)]
+    for key in present:
+        if key.kind in COMPUTE:
+            passes[schedule.rank_of(key.stage, key.pipe)].append(key)
+    crossings: list[list[CostKey]] = [[] for _ in range(schedule.num_ranks)]
+    for key in messages:
+        if key.kind in SENDS:
+            crossings[schedule.rank_of(key.stage, key.pipe)].append(key)
+
+    def time_of(keys: list[CostKey]) -> float:
+        return sum(table.costs[key].duration_ns for key in keys if key in table.costs)
+
+    blocking = program.mode != "overlapped"
+    steady = [
+        time_of(passes[rank]) + (_transfers_ns(table, crossings[rank]) if blocking else 0.0)
+        for rank in range(schedule.num_ranks)
+    ]
+    slowest = max(range(schedule.num_ranks), key=lambda rank: (steady[rank], rank))
+    costs: Counter[CostKey] = Counter()
+    transfers: Counter[CostKey] = Counter()
+    for rank in range(schedule.num_ranks):
+        times = microbatches if rank == slowest else 1
+        for key in passes[rank]:
+            costs[key] += times
+        for key in crossings[rank]:
+            transfers[key] += times if blocking else 1
+    for key in messages:
+        costs[key] += 1
+    for key, times in _flush(program, table).items():
+        costs[key] += times
+    path = Composition(costs=costs, transfers=transfers)
+    return path.time_ns(table), path
+
+
+def _transfers_ns(table: CostTable, keys: list[CostKey]) -> float:
+    found = (table.transfers[key] for key in keys if key in table.transfers)
+    return sum(t.occupancy_ns + t.latency_ns for t in found)
+
+
+def _flush(program: Program, table: CostTable) -> Counter[CostKey]:
+    """The flush of the rank that takes longest over it."""
+    ranks: list[Counter[CostKey]] = []
+    for steps in program.steps:
+        keys = [CostKey(a.kind, a.stage) for step in steps for a in step if a.kind in FLUSH]
+        ranks.append(Counter(keys))
+    return max(
+        ranks,
+        key=lambda keys: sum(
+            n * table.costs[key].duration_ns for key, n in keys.items() if key in table.costs
+        ),
+        default=Counter(),
+    )
+
+
+def composition_of(
+    compute: Mapping[tuple[str, Kind, int], int], rest_ns: float = 0.0
+) -> Composition:
+    """A composition from a critical path's counts by (lane kind, kind, stage), where `transfer`
+    counts a message by either of its ends."""
+    costs: Counter[CostKey] = Counter()
+    transfers: Counter[CostKey] = Counter()
+    for (lane, kind, stage), times in compute.items():
+        if lane != "transfer":
+            costs[CostKey(kind, stage)] += times
+        elif kind in SENDS:
+            transfers[CostKey(kind, stage)] += times
+        elif kind is Kind.RECV_FORWARD:
+            transfers[CostKey(Kind.SEND_FORWARD, stage - 1)] += times
+        else:
+            transfers[CostKey(Kind.SEND_BACKWARD, stage + 1)] += times
+    return Composition(costs=costs, transfers=transfers, rest_ns=rest_ns)

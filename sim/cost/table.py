@@ -1,0 +1,192 @@
+"""The cost table: what every action and message of a program takes, from the best source there is.
+
+Times given outright in the scenario come first; else a profile's measured times of parts, matched
+by shape; else the device and link models, with a profile's fitted parameters where it has them.
+"""
+
+from __future__ import annotations
+
+from scenarios.schema import PRECISION_BYTES, Scenario
+from sim.cost.costs import Cost, CostKey, CostTable, Transfer
+from sim.cost.given import given_table
+from sim.cost.measured import (
+    fitted_cluster,
+    message_time_ns,
+    profiled_optimizer_ns,
+    profiled_part_times,
+)
+from sim.cost.modelled import (
+    PartTimes,
+    Setup,
+    gradient_norm,
+    gradient_reduction,
+    message,
+    optimizer_step,
+    part_times,
+    setup_of,
+    stage_times,
+    tied_reduction,
+)
+from sim.cost.parts import Parts, rounded, total_ns
+from sim.cost.profile import Part, Pass, Profile
+from sim.schedule.actions import FLUSH, SENDS, Action, Kind
+from sim.schedule.lowering import Program, partner, tied_ranks
+from sim.workload.memory import stage_parameters
+from sim.workload.partition import StagePart, partition, slices_of
+
+_PASS_OF: dict[Kind, Pass] = {
+    Kind.FORWARD: "forward",
+    Kind.BACKWARD: "backward",
+    Kind.BACKWARD_INPUT: "backward_input",
+    Kind.BACKWARD_WEIGHT: "backward_weight",
+}
+
+
+def cost_table(
+    scenario: Scenario,
+    program: Program,
+    profile: Profile | None = None,
+    *,
+    scatter_gather: bool | None = None,
+) -> CostTable:
+    """Costs of every action and message of a program.
+
+    scatter_gather: whether tensor ranks send a share of a message each and gather it; unless
+    given, with `p2p: blocking` on GPUs and no measured transfer, as Megatron-LM does.
+    Raises ValueError where the scenario has neither costs nor both a model and a cluster.
+    """
+    if scenario.costs is not None:
+        return given_table(scenario, program)
+    setup = setup_of(scenario)
+    if profile is not None:
+        setup = setup_of(scenario, fitted_cluster(setup.cluster, profile.efficiency))
+    parts = partition(scenario, program.schedule.num_stages)
+    costs, assumed = _passes(setup, program, profile, parts)
+    transfers: dict[CostKey, Transfer] = {}
+    scatter = scatter_gather
+    if scatter is None:
+        measured = profile is not None and profile.transfer is not None
+        gpu = setup.cluster.device.kind == "gpu"
+        scatter = setup.plan.p2p == "blocking" and gpu and not measured
+    for action in _distinct(program):
+        if action.kind in SENDS:
+            _add_message(setup, program, profile, action, costs, transfers, scatter=scatter)
+        elif action.kind in FLUSH:
+            key = CostKey(action.kind, action.stage)
+            costs[key] = rounded(_flush(setup, program, profile, parts, action))
+    return CostTable(costs=costs, transfers=transfers, assumed=assumed)
+
+
+def _distinct(program: Program) -> list[Action]:
+    """One action of each cost key: that of whichever microbatch comes first."""
+    found: dict[CostKey, Action] = {}
+    for steps in program.steps:
+        for step in steps:
+            for action in step:
+                kind, stage, _, slice_index, pipe = action
+                found.setdefault(CostKey(kind, stage, slice_index, pipe), action)
+    return list(found.values())
+
+
+def _passes(
+    setup: Setup, program: Program, profile: Profile | None, parts: tuple[StagePart, ...]
+) -> tuple[dict[CostKey, Cost], tuple[tuple[str, float], ...]]:
+    """Costs of all passes through stages, and each assumption's share of their time."""
+    schedule = program.schedule
+    kinds = sorted({(a.kind, a.slice_index, a.stage, a.pipe) for a in schedule.actions})
+    costs: dict[CostKey, Cost] = {}
+    shares: dict[str, float] = {}
+    for index, (context, tokens) in enumerate(slices_of(setup.model.sequence, schedule.num_slices)):
+        assumed: dict[tuple[Part, Pass], str] = {}
+        if profile is None:
+            times: PartTimes = part_times(setup, tokens, context)
+        else:
+            times, assumed = profiled_part_times(setup, profile, tokens, context)
+        cache: dict[tuple[int, bool, bool], dict[Pass, Cost]] = {}
+        for kind, slice_index, stage, pipe in kinds:
+            if slice_index != index:
+                continue
+            part, name = parts[stage], _PASS_OF[kind]
+            content = (part.num_layers, part.embedding, part.head)
+            if content not in cache:
+                passes = stage_times(part, times)
+                cache[content] = {n: rounded(p) for n, p in passes.items()}
+            costs[CostKey(kind, stage, slice_index, pipe)] = cache[content][name]
+            counts: dict[Part, int] = {
+                "layer": part.num_layers,
+                "embedding": int(part.embedding),
+                "head": int(part.head),
+            }
+            for which, count in counts.items():
+                if count and (which, name) in assumed:
+                    amount = count * total_ns(times[which][name])
+                    text = assumed[which, name]
+                    shares[text] = shares.get(text, 0.0) + amount
+    total = sum(cost.duration_ns for cost in costs.values()) or 1
+    return costs, tuple((what, amount / total) for what, amount in shares.items())
+
+
+def _add_message(
+    setup: Setup,
+    program: Program,
+    profile: Profile | None,
+    action: Action,
+    costs: dict[CostKey, Cost],
+    transfers: dict[CostKey, Transfer],
+    *,
+    scatter: bool,
+) -> None:
+    schedule, receive = program.schedule, partner(action)
+    key = CostKey(action.kind, action.stage, action.slice_index, action.pipe)
+    receive_key = CostKey(receive.kind, receive.stage, receive.slice_index, receive.pipe)
+    source = schedule.rank_of(action.stage, action.pipe)
+    target = schedule.rank_of(receive.stage, receive.pipe)
+    _, tokens = slices_of(setup.model.sequence, schedule.num_slices)[action.slice_index]
+    transfer, post, unpack = message(setup, source, target, tokens, scatter_gather=scatter)
+    if profile is not None:
+        rows = setup.plan.micro_batch * tokens
+        payload = PRECISION_BYTES[setup.plan.precision] * rows * setup.model.hidden
+        if profile.transfer is not None:
+            transfer = Transfer(
+                occupancy_ns=round(payload * profile.transfer.ns_per_byte),
+                latency_ns=round(profile.transfer.fixed_ns),
+                resources=(source * schedule.num_ranks + target,),
+                payload_bytes=payload,
+            )
+        if profile.post is not None:
+            post = {"point_to_point": message_time_ns(profile.post, payload)}
+        if profile.unpack is not None:
+            unpack = {"point_to_point": message_time_ns(profile.unpack, payload)}
+    transfers[key] = transfer
+    costs[key] = rounded(post)
+    costs[receive_key] = rounded(unpack)
+
+
+def _flush(
+    setup: Setup,
+    program: Program,
+    profile: Profile | None,
+    parts: tuple[StagePart, ...],
+    action: Action,
+) -> Parts:
+    schedule = program.schedule
+    if action.kind is Kind.REDUCE_GRADIENTS:
+        return gradient_reduction(setup, stage_parameters(parts[action.stage], setup.scenario))
+    if action.kind is Kind.REDUCE_TIED:
+        return tied_reduction(setup, tied_ranks(schedule)) if setup.model.tied_embeddings else {}
+    held = [parts[stage] for stage in schedule.stages_of(action.stage)]
+    count = sum(stage_parameters(part, setup.scenario) for part in held)
+    if action.kind is Kind.GRADIENT_NORM:
+        return gradient_norm(setup, count)
+    step = optimizer_step(setup, count)
+    if profile is not None:
+        measured = profiled_optimizer_ns(
+            setup,
+            profile,
+            sum(part.num_layers for part in held),
+            any(part.embedding for part in held),
+            any(part.head for part in held),
+        )
+        if measured is not None:
+            return {"measured": measured, "host": step["host"]}
+    return step

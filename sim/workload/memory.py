@@ -1,0 +1,268 @@
+"""Memory of each pipeline rank: what it holds always, per microbatch in flight, and while working.
+
+Activation bytes follow Korthikanti et al. 2022, "Reducing Activation Recomputation in Large
+Transformer Models" (arXiv 2205.05198), table 2: s b h (34 + 5 a s/h) bytes a layer at 16 bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from scenarios.schema import PRECISION_BYTES, Scenario
+from sim.schedule.actions import Kind
+from sim.schedule.lowering import RECEIVE_WINDOW, Program
+from sim.schedule.schedule import Schedule
+from sim.workload.partition import StagePart, partition, slices_of
+from sim.workload.transformer import (
+    Setting,
+    embedding_parameters,
+    head_parameters,
+    layer_parameters,
+    setting_of,
+    share,
+    token_table_parameters,
+)
+
+StaticKind = Literal["parameters", "gradients", "master_weights", "optimizer_state", "reserved"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryModel:
+    """Bytes of one pipeline (one tensor and data replica) by rank, stage and kind of action.
+
+    static: per rank, what is held throughout, by kind.
+    activations: per stage, per slice, what a microbatch holds from F's start to B's end.
+    working: per stage, what a pass of a kind needs beside that while it runs.
+    optimizer: per rank, what its optimizer step needs while it runs.
+    message: the bytes of one message between stages (of the first, longest slice).
+    posted: messages that a rank may have under way at once for each neighbour of a stage.
+    """
+
+    static: tuple[Mapping[StaticKind, int], ...]
+    activations: tuple[tuple[int, ...], ...]
+    working: tuple[Mapping[Kind, int], ...]
+    optimizer: tuple[int, ...]
+    message: int
+    posted: int
+
+    def static_bytes(self, rank: int) -> Mapping[str, int]:
+        """What a rank holds throughout the iteration, by kind (StaticKind)."""
+        return {kind: size for kind, size in self.static[rank].items()}
+
+    def activation_bytes(self, stage: int, slice_index: int = 0) -> int:
+        """What one microbatch's slice holds on a stage from the start of F to the end of B (of W,
+        where the backward pass is split)."""
+        return self.activations[stage][slice_index]
+
+    def working_bytes(self, stage: int, kind: Kind) -> int:
+        """What an action needs only while it runs; for OPTIMIZER, `stage` numbers the rank, as it
+        does in actions."""
+        return self.optimizer[stage] if kind is Kind.OPTIMIZER else self.working[stage].get(kind, 0)
+
+    def message_bytes(self, stage: int) -> int:
+        """Bytes of one message that leaves or reaches a stage: activations, or their gradients."""
+        return self.message if 0 <= stage < len(self.working) else 0
+
+
+def memory_model(scenario: Scenario, plan_of: Program | Schedule) -> MemoryModel | None:
+    """The memory model of a scenario under a program or schedule.
+
+    With costs given outright only activations are known, and None is returned where not all stages
+    have their size (`costs.activation`). With a model but no cluster nothing is reserved.
+    Not modelled: fragmentation of the allocator; that W needs less than I where the backward pass
+    is split; keys and values of earlier slices living until slice 0's backward pass ends; sequence
+    parallelism.
+    """
+    schedule = plan_of.schedule if isinstance(plan_of, Program) else plan_of
+    if scenario.costs is not None:
+        return _given(scenario, schedule)
+    if scenario.model is None:
+        return None
+    parts = partition(scenario, schedule.num_stages)
+    settings = tuple(
+        setting_of(scenario, tokens, context)
+        for context, tokens in slices_of(scenario.model.sequence, schedule.num_slices)
+    )
+    counts = tuple(
+        sum(stage_parameters(parts[stage], scenario) for stage in schedule.stages_of(rank))
+        for rank in _ranks(schedule)
+    )
+    return MemoryModel(
+        static=tuple(_static(scenario, count) for count in counts),
+        activations=tuple(tuple(stage_activations(p, s) for s in settings) for p in parts),
+        working=tuple(_working(part, settings) for part in parts),
+        optimizer=tuple(_optimizer(scenario, count) for count in counts),
+        message=settings[0].element_bytes * settings[0].rows * settings[0].model.hidden,
+        posted=(RECEIVE_WINDOW if scenario.plan.p2p == "overlapped" else 1) + 1,
+    )
+
+
+def _given(scenario: Scenario, schedule: Schedule) -> MemoryModel | None:
+    """Chunks and slices divide a rank's activations evenly, as they divide its times."""
+    costs = scenario.costs
+    assert costs is not None
+    sizes: list[tuple[int, ...]] = []
+    for stage in range(schedule.num_stages):
+        own = costs.stages.get(stage)
+        size = own.activation if own is not None else None
+        if size is None and costs.activation is not None:
+            size = share(costs.activation, len(schedule.stages_of(schedule.rank_of(stage))))
+        if size is None:
+            return None
+        sizes.append((share(size, schedule.num_slices),) * schedule.num_slices)
+    reserved = scenario.cluster.device.reserved_memory if scenario.cluster is not None else 0
+    return MemoryModel(
+        static=tuple({"reserved": reserved} for _ in _ranks(schedule)),
+        activations=tuple(sizes),
+        working=tuple({} for _ in sizes),
+        optimizer=(0,) * schedule.num_ranks,
+        message=0,
+        posted=0,
+    )
+
+
+def _ranks(schedule: Schedule) -> range:
+    return range(schedule.num_ranks)
+
+
+def stage_parameters(part: StagePart, scenario: Scenario) -> int:
+    """Weights that one device of a stage holds, its own copy of tied embeddings included (once,
+    where both ends are on this stage)."""
+    model, tensor = scenario.model, scenario.plan.tensor
+    assert model is not None
+    count = part.num_layers * layer_parameters(model, tensor)
+    if part.embedding:
+        count += embedding_parameters(model, tensor)
+    if part.head:
+        count += head_parameters(model, tensor)
+    if part.embedding and part.head and model.tied_embeddings:
+        count -= token_table_parameters(model, tensor)
+    return count
+
+
+def _static(scenario: Scenario, count: int) -> Mapping[StaticKind, int]:
+    plan = scenario.plan
+    moment = 8 if plan.precision == "fp64" else 4
+    return {
+        "parameters": count * PRECISION_BYTES[plan.precision],
+        "gradients": count * PRECISION_BYTES[plan.reduced_precision],
+        "master_weights": 4 * count if plan.keeps_master_weights else 0,
+        "optimizer_state": 2 * moment * count if plan.optimizer == "adam" else 0,
+        "reserved": scenario.cluster.device.reserved_memory if scenario.cluster else 0,
+    }
+
+
+def _optimizer(scenario: Scenario, count: int) -> int:
+    """An fp32 copy of 16-bit gradients for the fp32 weights, as in Megatron-LM."""
+    plan = scenario.plan
+    copied = plan.keeps_master_weights and PRECISION_BYTES[plan.reduced_precision] < 4
+    return 4 * count if copied else 0
+
+
+def layer_activations(setting: Setting) -> int:
+    """Bytes that one layer keeps for its backward pass without recomputation.
+
+    s b h (10 + 24/t + 5 a s/(h t)) at 16 bit with tensor parallelism (arXiv 2205.05198, equation
+    2), of which the last term, attention's core, is missing with fused attention.
+    """
+    s, model, e = setting, setting.model, setting.element_bytes
+    local, wide = share(model.hidden, s.tensor), share(model.ffn, s.tensor)
+    whole = (4 * e + 2) * s.rows * model.hidden
+    split = e * s.rows * (4 * local + 2 * wide)
+    return whole + split + (_core(s) if s.attention == "unfused" else 0)
+
+
+def _core(s: Setting) -> int:
+    """Softmax output, its dropout's output and mask."""
+    return (2 * s.element_bytes + 1) * _scores(s)
+
+
+def _scores(s: Setting) -> int:
+    heads = share(s.model.heads, s.tensor)
+    return s.micro_batch * heads * s.tokens * (s.context + s.tokens)
+
+
+def kept_activations(setting: Setting) -> int:
+    """Bytes that one layer keeps from forward to backward pass under the setting's recomputation:
+    all, all but attention's core (selective), or its input (full)."""
+    s = setting
+    if s.recomputation == "full":
+        return s.element_bytes * s.rows * s.model.hidden
+    core = _core(s) if s.recomputation == "selective" and s.attention == "unfused" else 0
+    return layer_activations(s) - core
+
+
+def stage_activations(part: StagePart, setting: Setting) -> int:
+    """Bytes that a stage keeps for one microbatch (slice) from forward to backward pass.
+
+    The embedding adds its dropout's mask, the head its layernorm's and product's inputs and the
+    softmax in fp32 (arXiv 2205.05198, section 4.3).
+    """
+    s, model = setting, setting.model
+    total = part.num_layers * kept_activations(s)
+    if part.embedding:
+        total += s.rows * model.hidden
+    if part.head:
+        total += 2 * s.element_bytes * s.rows * model.hidden + logit_bytes(s)
+    return total
+
+
+def logit_bytes(setting: Setting) -> int:
+    """Bytes of a microbatch's logits in the loss on one device: T V/t numbers in fp32."""
+    s = setting
+    if s.model.family == "vit":
+        return s.logit_bytes * s.micro_batch * s.model.vocabulary
+    return s.logit_bytes * s.rows * s.local_vocabulary
+
+
+def _working(part: StagePart, settings: tuple[Setting, ...]) -> Mapping[Kind, int]:
+    """The largest over the slices: one layer's recomputed activations and the two largest tensors
+    that are alive at once, or the head's 16-bit logits and gradients of the fp32 ones."""
+    forward = backward = 0
+    for s in settings:
+        e = s.element_bytes
+        wide = s.rows * max(share(s.model.ffn, s.tensor), s.model.hidden)
+        largest = max(wide, _scores(s) if s.attention == "unfused" else 0)
+        temporary = 2 * e * largest
+        again = layer_activations(s) - kept_activations(s) if part.num_layers else 0
+        forward, backward = max(forward, temporary), max(backward, temporary + again)
+        if part.head:
+            half = logit_bytes(s) * e // s.logit_bytes
+            forward = max(forward, half)
+            backward = max(backward, half + logit_bytes(s))
+    return {
+        Kind.FORWARD: forward,
+        Kind.BACKWARD: backward,
+        Kind.BACKWARD_INPUT: backward,
+        Kind.BACKWARD_WEIGHT: 0,
+    }
+
+
+def peak_bytes(model: MemoryModel, schedule: Schedule) -> tuple[int, ...]:
+    """Each rank's peak by liveness in program order alone, without any times.
+
+    Exact for the passes, as a rank runs one at a time; all messages that may be under way count
+    throughout, as the order does not tell when they are.
+    Not modelled: fragmentation of the allocator.
+    """
+    peaks = []
+    for rank, order in enumerate(schedule.orders):
+        stages = schedule.stages_of(rank)
+        last = schedule.num_stages - 1
+        neighbours = sum((stage > 0) + (stage < last) for stage in stages)
+        base = sum(model.static_bytes(rank).values())
+        if schedule.num_ranks > 1:
+            base += neighbours * model.posted * model.message
+        live = 0
+        peak = model.working_bytes(rank, Kind.OPTIMIZER)
+        for action in order:
+            size = model.activation_bytes(action.stage, action.slice_index)
+            if action.kind is Kind.FORWARD:
+                live += size
+            peak = max(peak, live + model.working_bytes(action.stage, action.kind))
+            if action.kind in (Kind.BACKWARD, Kind.BACKWARD_WEIGHT):
+                live -= size
+        peaks.append(base + peak)
+    return tuple(peaks)
