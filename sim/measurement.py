@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from scenarios.writing import write_whole
 from scenarios.schema import Scenario
+from scenarios.writing import write_whole
 from sim.timeline.spans import Timeline
 
 _FORMAT = "pipetwin-measurement-1"

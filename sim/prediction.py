@@ -190,8 +190,8 @@ def rates(scenario: Scenario, iteration_s: float) -> dict[str, float | None]:
     if model is None or iteration_s <= 0:
         return result
     per_device = iteration_s * plan.num_devices * 1e12
-    model_tflops = model_flops(scenario) / per_device
-    hardware_tflops = hardware_flops(scenario) / per_device
+    model_tflops = model_flops(model, plan.num_sequences) / per_device
+    hardware_tflops = hardware_flops(model, plan.num_sequences, plan.recomputation) / per_device
     result["model_tflops_per_gpu"] = model_tflops
     result["hardware_tflops_per_gpu"] = hardware_tflops
     result["sequences_per_s"] = plan.num_sequences / iteration_s

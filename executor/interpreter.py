@@ -1,0 +1,333 @@
+"""The interpreter: runs a rank's list of steps for real, and records what it did when.
+
+It knows no schedule: whatever order the program holds, it posts receives where the program says,
+sends without waiting, and waits for a message only at the pass that consumes it (in a `blocking`
+program, at the end of the step of messages).
+
+Spans touch: an action's begins where the one before ended, unless it waited, so that the
+interpreter's own time is inside the spans and not lost between them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from executor.data import Data
+from executor.marks import Marks
+from executor.optimizer import Optimizer
+from executor.stages import StageRunner
+from executor.transport.base import (
+    PendingReceive,
+    PendingSend,
+    Post,
+    ReceivePost,
+    SendPost,
+    Transport,
+)
+from sim.schedule.actions import COMPUTE, RECEIVES, SENDS, Action, Kind
+from sim.schedule.lowering import Program, Step, partner, peer, receives, sends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One thing a rank did: `lane` as in Span. For a RECV on its way, `start_ns` is None where only
+    the sender knows when the message left, `end_ns` where it was there before anyone waited."""
+
+    lane: str
+    action: str
+    start_ns: int | None
+    end_ns: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IterationRecord:
+    """One rank's iteration: what it did, and the share of its computing time in which its thread
+    did not run because others did (None on a GPU)."""
+
+    records: tuple[Record, ...]
+    foreign: float | None
+    loss: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Groups:
+    """Process groups for the flush; None where nothing is reduced (a null transport, one rank)."""
+
+    everyone: dist.ProcessGroup | None = None
+    tied: dist.ProcessGroup | None = None
+
+
+class Interpreter:
+    """Runs iterations of one rank's program."""
+
+    def __init__(
+        self,
+        *,
+        program: Program,
+        rank: int,
+        runners: Mapping[int, StageRunner],
+        optimizers: Mapping[int, Optimizer],
+        transport: Transport,
+        groups: Groups,
+        data: Data,
+        marks: Marks,
+        deadline_s: float,
+    ) -> None:
+        self.program, self.rank = program, rank
+        self.schedule = program.schedule
+        self.runners, self.optimizers = runners, optimizers
+        self.transport, self.groups, self.data, self.marks = transport, groups, data, marks
+        self.deadline_s = deadline_s
+        self.overlapped = program.mode == "overlapped"
+        self.on_host = all(r.device.type == "cpu" for r in runners.values())
+        self.counter = 0
+        self.iteration = 0
+        self.receiving: dict[Action, PendingReceive] = {}
+        self.sending: list[tuple[Action, PendingSend]] = []
+        self.arrived: dict[Action, Tensor] = {}
+        self.made: dict[Action, Tensor] = {}
+        self.batches: dict[int, tuple[Tensor, Tensor]] = {}
+        self.raw: list[tuple[str, Action, Any, Any]] = []
+        self.messages: list[tuple[Action, int | None, Any]] = []
+        self.foreign_ns = self.compute_ns = 0
+        self.code = [
+            (self._handler(step), step, self._inputs(step[0])) for step in program.steps[rank]
+        ]
+
+    def run_iteration(self, iteration: int) -> IterationRecord:
+        """Run every step once.
+
+        Raises TransportTimeout where a message does not come within the deadline.
+        """
+        self.iteration = iteration
+        self._reset()
+        self.marks.begin()
+        last = self.marks.mark()
+        for counter, (handler, step, inputs) in enumerate(self.code):
+            self.counter = counter
+            last = handler(step, inputs, last)
+        self.counter = len(self.code)
+        self._finish_sends()
+        self.transport.flush(self.deadline_s)
+        return self._record()
+
+    def describe(self) -> str:
+        """Where this rank is: its program counter and pending messages, for its last words."""
+        steps = self.program.steps[self.rank]
+        if self.counter >= len(steps):
+            return f"rank {self.rank} has ended iteration {self.iteration}"
+        at = " ".join(map(str, steps[self.counter]))
+        return (
+            f"rank {self.rank} is in iteration {self.iteration} at step {self.counter} of "
+            f"{len(steps)} ({at}); {self.transport.describe()}"
+        )
+
+    def _handler(self, step: Step) -> Callable[[Step, tuple[Action, ...], Any], Any]:
+        kind = step[0].kind
+        if kind in COMPUTE:
+            return self._compute
+        if kind in SENDS or kind in RECEIVES:
+            return self._messages_overlapped if self.overlapped else self._messages_blocking
+        return {
+            Kind.REDUCE_TIED: self._reduce_tied,
+            Kind.GRADIENT_NORM: self._gradient_norm,
+            Kind.OPTIMIZER: self._optimizer,
+        }[kind]
+
+    def _inputs(self, action: Action) -> tuple[Action, ...]:
+        if action.kind in COMPUTE and self.overlapped:
+            return receives(action, self.schedule)
+        return ()
+
+    def _compute(self, step: Step, inputs: tuple[Action, ...], last: Any) -> Any:
+        action = step[0]
+        for message in inputs:
+            last = self._receive(message, last)
+        cpu = time.thread_time_ns() if self.on_host else 0
+        kind, stage, microbatch, slice_index, _ = action
+        assert microbatch is not None
+        runner = self.runners[stage]
+        result: Tensor | None = None
+        if kind is Kind.FORWARD:
+            received, targets = self._forward_inputs(action, runner, microbatch)
+            result = runner.forward(microbatch, slice_index, received, targets)
+        elif kind is Kind.BACKWARD_WEIGHT:
+            runner.backward_weight(microbatch, slice_index)
+        else:
+            gradient = None if runner.part.head else self._take_gradient(action)
+            split = kind is Kind.BACKWARD_INPUT
+            run = runner.backward_input if split else runner.backward
+            result = run(microbatch, slice_index, gradient)
+        if result is not None:
+            for message in sends(action, self.schedule) or (_local(action),):
+                self.made[message] = result
+        end = self.marks.mark()
+        if self.on_host:
+            self.compute_ns += end - last
+            self.foreign_ns += max(0, end - last - (time.thread_time_ns() - cpu))
+        self.raw.append(("compute", action, last, end))
+        return end
+
+    def _forward_inputs(
+        self, action: Action, runner: StageRunner, microbatch: int
+    ) -> tuple[Tensor, Tensor | None]:
+        tokens = targets = None
+        if runner.part.embedding or runner.part.head:
+            tokens, targets = self.batches[microbatch]
+        if runner.part.embedding:
+            assert tokens is not None
+            return tokens, targets
+        message = Action(Kind.RECV_FORWARD, *action[1:])
+        if message in self.arrived:
+            return self.arrived.pop(message), targets
+        return self.made.pop(partner(message)), targets
+
+    def _take_gradient(self, action: Action) -> Tensor:
+        message = Action(Kind.RECV_BACKWARD, *action[1:])
+        if message in self.arrived:
+            return self.arrived.pop(message)
+        return self.made.pop(partner(message))
+
+    def _receive(self, message: Action, last: Any) -> Any:
+        """Wait for a message and take it over; the wait is not in a span, the taking over is."""
+        pending = self.receiving.pop(message)
+        waited = not pending.done()
+        tensor = pending.wait(self.deadline_s)
+        ready = self.marks.mark() if waited or not self.on_host else last
+        arrived = ready if waited or not self.on_host else None
+        self.messages.append((message, pending.sent_ns, arrived))
+        self.arrived[message] = tensor
+        end = self.marks.mark()
+        self.raw.append(("compute", message, ready, end))
+        return end
+
+    def _receive_post(self, message: Action) -> ReceivePost:
+        runner = self.runners[message.stage]
+        forward = message.kind is Kind.RECV_FORWARD
+        shape = runner.input_shape if forward else runner.output_shape
+        assert shape is not None
+        return ReceivePost(
+            message=message,
+            source=peer(message, self.schedule),
+            shape=shape,
+            dtype=runner.dtype,
+        )
+
+    def _messages_overlapped(self, step: Step, inputs: tuple[Action, ...], last: Any) -> Any:
+        message = step[0]
+        if message.kind in RECEIVES:
+            post = self._receive_post(message)
+            self.receiving[message] = self.transport.post_receive(
+                message, post.source, post.shape, post.dtype
+            )
+            return last
+        tensor = self.made.pop(message)
+        destination = peer(message, self.schedule)
+        self.sending.append((message, self.transport.send(message, destination, tensor)))
+        end = self.marks.mark()
+        self.raw.append(("compute", message, last, end))
+        return end
+
+    def _messages_blocking(self, step: Step, inputs: tuple[Action, ...], last: Any) -> Any:
+        outgoing = [message for message in step if message.kind in SENDS]
+        posts: list[Post] = [
+            SendPost(
+                message=message,
+                destination=peer(message, self.schedule),
+                tensor=self.made.pop(message),
+            )
+            if message.kind in SENDS
+            else self._receive_post(message)
+            for message in step
+        ]
+        for message, pending in zip(step, self.transport.batch(posts), strict=True):
+            if message.kind in SENDS:
+                self.sending.append((message, cast(PendingSend, pending)))
+            else:
+                self.receiving[message] = cast(PendingReceive, pending)
+        if outgoing:
+            end = self.marks.mark()
+            self.raw.append(("compute", outgoing[0], last, end))
+            last = end
+        for message in step:
+            if message.kind in RECEIVES:
+                last = self._receive(message, last)
+        self._finish_sends()
+        return last
+
+    def _finish_sends(self) -> None:
+        for _, pending in self.sending:
+            pending.wait(self.deadline_s)
+        self.sending.clear()
+
+    def _reduce_tied(self, step: Step, inputs: tuple[Action, ...], last: Any) -> Any:
+        start = self.marks.mark()
+        if self.groups.tied is not None:
+            for runner in self.runners.values():
+                if runner.tied_gradient is not None:
+                    dist.all_reduce(runner.tied_gradient, group=self.groups.tied)
+        end = self.marks.mark()
+        self.raw.append(("collective", step[0], start, end))
+        return end
+
+    def _gradient_norm(self, step: Step, inputs: tuple[Action, ...], last: Any) -> Any:
+        squared = torch.stack([o.squared_norm() for o in self.optimizers.values()]).sum()
+        if self.groups.everyone is not None:
+            dist.all_reduce(squared, group=self.groups.everyone)
+        for optimizer in self.optimizers.values():
+            optimizer.clip(squared.sqrt())
+        end = self.marks.mark()
+        self.raw.append(("collective", step[0], last, end))
+        return end
+
+    def _optimizer(self, step: Step, inputs: tuple[Action, ...], last: Any) -> Any:
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        end = self.marks.mark()
+        self.raw.append(("compute", step[0], last, end))
+        return end
+
+    def _reset(self) -> None:
+        """What is prepared outside the measured time: data, and gradients set to zero."""
+        needs_data = any(r.part.embedding or r.part.head for r in self.runners.values())
+        if needs_data:
+            microbatches = {a.microbatch for a in self.schedule.orders[self.rank]}
+            self.batches = {
+                m: self.data.batch(self.iteration, 0, m) for m in microbatches if m is not None
+            }
+        for runner in self.runners.values():
+            runner.zero_grad()
+        self.raw, self.messages = [], []
+        self.foreign_ns = self.compute_ns = 0
+
+    def _record(self) -> IterationRecord:
+        self.marks.settle()
+        read = self.marks.read
+        records = [
+            Record(lane=lane, action=str(action), start_ns=read(start), end_ns=read(end))
+            for lane, action, start, end in self.raw
+        ]
+        for message, sent_ns, arrived in self.messages:
+            lane = "forward" if message.kind is Kind.RECV_FORWARD else "backward"
+            end = read(arrived) if arrived is not None else None
+            records.append(Record(lane=lane, action=str(message), start_ns=sent_ns, end_ns=end))
+        losses = [r.mean_loss() for r in self.runners.values() if r.losses]
+        foreign = self.foreign_ns / max(1, self.compute_ns) if self.on_host else None
+        return IterationRecord(
+            records=tuple(records),
+            foreign=foreign,
+            loss=float(losses[0]) if losses else None,
+        )
+
+
+def _local(action: Action) -> Action:
+    """The key under which a pass leaves its result for the next stage on the same rank."""
+    kind = Kind.SEND_FORWARD if action.kind is Kind.FORWARD else Kind.SEND_BACKWARD
+    return Action(kind, *action[1:])

@@ -1,0 +1,456 @@
+"""The front door: the command line, one short function per command.
+
+stdout carries the result, stderr progress and errors. Exit codes: 0 done (also "does not fit"),
+1 a requested check failed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+__version__ = "0.1.0"
+
+app = App(
+    name="pipetwin",
+    help="Predict how long one training iteration of a pipeline-parallel Transformer takes, what "
+    "memory it needs and what it costs, and prove it by running the same schedule for real.",
+    help_epilogue="Start with: pipetwin scenario list; pipetwin simulate gpt3-175b-1024xa100; "
+    "pipetwin run local-2rank -o m.json; pipetwin validate local-2rank --measured m.json",
+    version=__version__,
+    suppress_keyboard_interrupt=False,
+)
+scenario_app = App(name="scenario", help="The catalogue, and what a scenario resolves to.")
+schedule_app = App(name="schedule", help="Draw, export and check pipeline schedules.")
+app.command(scenario_app)
+app.command(schedule_app)
+
+Overrides = Annotated[
+    list[str],
+    Parameter(
+        name="--set",
+        negative="",
+        help="Override a field, as plan.micro_batch=2; may be repeated.",
+    ),
+]
+Json = Annotated[
+    bool, Parameter(name="--json", negative="", help="Print one JSON object instead of tables.")
+]
+Force = Annotated[
+    bool, Parameter(name="--force", negative="", help="Replace files that exist already.")
+]
+Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
+ReportFile = Annotated[Path | None, Parameter(help="Write an HTML report to this file.")]
+TraceFile = Annotated[
+    Path | None, Parameter(help="Write a gzipped Chrome trace (for ui.perfetto.dev) to this file.")
+]
+ProfileFile = Annotated[
+    Path | None, Parameter(help="Take times from this profile (of `measure` or `calibrate`).")
+]
+
+
+@scenario_app.command(name="list")
+def scenario_list(*, json: Json = False) -> int:
+    """List the catalogue: scenarios, models, clusters and devices."""
+    from reports import terminal
+    from scenarios.catalogue import catalogue
+
+    terminal.show_catalogue(catalogue(), as_json=json)
+    return 0
+
+
+@scenario_app.command(name="show")
+def scenario_show(scenario: str, /, *, set: Overrides | None = None) -> int:
+    """Print a scenario with everything resolved, and where each value comes from."""
+    from reports import terminal
+    from scenarios.loader import load
+    from scenarios.resolved import resolved_yaml
+
+    terminal.show_text(resolved_yaml(load(scenario, set or ())))
+    return 0
+
+
+@scenario_app.command(name="check")
+def scenario_check(*scenario: str, set: Overrides | None = None) -> int:
+    """Check scenario files; print every problem with its place."""
+    from reports import terminal
+    from scenarios.catalogue import catalogue
+    from scenarios.errors import ScenarioError
+    from scenarios.loader import check_partial, load
+
+    partial = {entry.name for entry in catalogue() if entry.kind != "scenario"}
+    problems = []
+    for name in scenario:
+        try:
+            if name in partial:
+                check_partial(name, set or ())
+            else:
+                load(name, set or ())
+        except ScenarioError as error:
+            problems += error.problems
+    if problems:
+        raise ScenarioError(problems)
+    terminal.show_text(f"{len(scenario)} checked, no problems")
+    return 0
+
+
+@scenario_app.command(name="schema")
+def scenario_schema() -> int:
+    """Print the JSON Schema of scenario files, for editors."""
+    import json
+
+    from reports import terminal
+    from scenarios.json_schema import json_schema
+
+    terminal.show_text(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+@app.command
+def simulate(
+    scenario: str,
+    /,
+    *,
+    set: Overrides | None = None,
+    profile: ProfileFile = None,
+    engine: Literal["simpy"] = "simpy",
+    report: ReportFile = None,
+    trace: TraceFile = None,
+    json: Json = False,
+    force: Force = False,
+) -> int:
+    """Simulate one training iteration of a scenario (a catalogue name or a YAML file)."""
+    from reports import files, terminal
+    from scenarios.loader import load
+    from sim.prediction import predict
+
+    files.check_outputs((report, trace), force=force)
+    loaded = load(scenario, set or ())
+    found = predict(loaded.scenario, files.profile(profile), draws=15 if profile else 0)
+    if trace is not None:
+        files.write_trace(trace, found.timeline, found.memory or (), force=force)
+    if report is not None:
+        files.write_report(report, found, loaded, force=force)
+    terminal.show_prediction(found, as_json=json)
+    return 0
+
+
+@schedule_app.command(name="show")
+def schedule_show(
+    schedule: str, /, *, stages: int = 4, microbatches: int = 8, set: Overrides | None = None
+) -> int:
+    """Draw a schedule in unit times (forward 1, backward 2, messages free).
+
+    Parameters
+    ----------
+    schedule
+        A schedule's name (gpipe, 1f1b), a CSV in torch's notation, or a scenario.
+    stages
+        Pipeline stages, for a schedule's name.
+    microbatches
+        Microbatches, for a schedule's name.
+    """
+    from reports import files, terminal
+
+    terminal.show_schedule(files.schedule(schedule, stages, microbatches, set or ()))
+    return 0
+
+
+@schedule_app.command(name="export")
+def schedule_export(
+    schedule: str,
+    /,
+    *,
+    output: Output = None,
+    stages: int = 4,
+    microbatches: int = 8,
+    messages: bool = False,
+    set: Overrides | None = None,
+    force: Force = False,
+) -> int:
+    """Write a schedule as CSV that torch.distributed.pipelining reads.
+
+    Parameters
+    ----------
+    output
+        The file; standard output unless given.
+    messages
+        Also write sends and receives (torch's format compute_comms).
+    """
+    from reports import files, terminal
+    from scenarios.writing import write_whole
+    from sim.schedule.lowering import lower
+    from sim.schedule.torch_csv import compute_csv, program_csv
+
+    found = files.schedule(schedule, stages, microbatches, set or ())
+    text = program_csv(lower(found)) if messages else compute_csv(found)
+    if output is None:
+        terminal.show_text(text, end="")
+    else:
+        write_whole(output, text, force=force)
+    return 0
+
+
+@schedule_app.command(name="check")
+def schedule_check(
+    schedule: str,
+    /,
+    *,
+    stages: int = 4,
+    microbatches: int = 8,
+    set: Overrides | None = None,
+    json: Json = False,
+) -> int:
+    """Check a schedule: complete, free of cycles, messages in order; which sends deadlock it."""
+    from reports import files, terminal
+    from sim.schedule.checks import check
+
+    found = files.schedule(schedule, stages, microbatches, set or ())
+    terminal.show_check(found, check(found), as_json=json)
+    return 0
+
+
+@app.command
+def run(
+    scenario: str,
+    /,
+    *,
+    output: Output = None,
+    set: Overrides | None = None,
+    check: Annotated[bool, Parameter(negative="")] = False,
+    profile: ProfileFile = None,
+    report: ReportFile = None,
+    trace: TraceFile = None,
+    json: Json = False,
+    force: Force = False,
+) -> int:
+    """Execute a scenario for real: starts local ranks itself, or joins torchrun's.
+
+    Parameters
+    ----------
+    output
+        Keep the measured timelines in this file, for `validate`, `calibrate` and `report`.
+    check
+        Also hold loss, gradients and weights against a single process; exit 1 if they differ.
+    """
+    from executor.commands import run_scenario
+    from reports import files, terminal
+    from scenarios.loader import load
+    from sim.measurement import write_measurement
+    from sim.prediction import predict
+
+    files.check_outputs((output, report, trace), force=force)
+    loaded = load(scenario, set or ())
+    result = run_scenario(loaded.scenario, check=check, progress=terminal.progress())
+    if result is None:
+        return 0
+    measurement = result.measurement
+    if output is not None:
+        write_measurement(measurement, output, force=force)
+    if trace is not None:
+        files.write_trace(trace, measurement.typical, (), force=force)
+    if report is not None:
+        found = predict(loaded.scenario, files.profile(profile), draws=15 if profile else 0)
+        files.write_report(report, found, loaded, measurement=measurement, force=force)
+    terminal.show_measurement(measurement, result.check, as_json=json)
+    return 1 if result.check is not None and not result.check.passed else 0
+
+
+@app.command
+def measure(
+    scenario: str,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    set: Overrides | None = None,
+    quick: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
+    force: Force = False,
+) -> int:
+    """Measure this machine with a scenario's shapes: passes, optimizer, messages -> profile.
+
+    Parameters
+    ----------
+    output
+        The profile to write.
+    quick
+        A small grid with few repetitions, to see that it works.
+    """
+    from executor.commands import measure_scenario
+    from reports import files, terminal
+    from scenarios.loader import load
+    from sim.cost.profile_file import write_profile
+
+    files.check_outputs((output,), force=force)
+    loaded = load(scenario, set or ())
+    found = measure_scenario(loaded.scenario, quick=quick, progress=terminal.progress())
+    write_profile(found, output, force=force)
+    terminal.show_profile(found, output, as_json=json)
+    return 0
+
+
+@app.command
+def calibrate(
+    *measured: Path,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    runs: Annotated[Path | None, Parameter(help="A CSV of whole-iteration times.")] = None,
+    device: Annotated[str, Parameter(help="With --runs: the device, from the catalogue.")] = "",
+    json: Json = False,
+    force: Force = False,
+) -> int:
+    """Make a profile from runs: measured.json files of `run`, or a CSV of whole-iteration times.
+
+    Parameters
+    ----------
+    measured
+        Files that `pipetwin run -o` wrote.
+    output
+        The profile to write.
+    """
+    from reports import files, terminal
+    from sim.calibration import CalibrationError, calibrate_from_runs
+    from sim.cost.profile_file import write_profile
+    from sim.measurement import read_measurement
+
+    files.check_outputs((output,), force=force)
+    if runs is not None and measured:
+        raise CalibrationError("give either measured files or --runs, not both")
+    if runs is not None:
+        found = files.calibrate_csv(runs, device, terminal.progress())
+    else:
+        found = calibrate_from_runs([read_measurement(path) for path in measured])
+    write_profile(found, output, force=force)
+    terminal.show_profile(found, output, as_json=json)
+    return 0
+
+
+@app.command
+def validate(
+    *scenario: str,
+    measured: Annotated[
+        Path | None, Parameter(help="A file that `pipetwin run -o` wrote for the scenario.")
+    ] = None,
+    profile: ProfileFile = None,
+    calibrate_on: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            help="Instead of --measured: run the scenarios now, in turn with these others, from "
+            "which each round's profile is calibrated; compare pair by pair.",
+        ),
+    ] = None,
+    rounds: int = 5,
+    max_error: Annotated[
+        float | None, Parameter(help="Exit 1 where an error is larger, as 0.05.")
+    ] = None,
+    set: Overrides | None = None,
+    report: ReportFile = None,
+    json: Json = False,
+    force: Force = False,
+) -> int:
+    """Hold simulation against measurement: iteration time, every action, memory.
+
+    Two errors, never mixed: structural (the run's own durations replayed through the engine) and
+    predictive (durations from a profile calibrated on other runs, or from the device model).
+
+    Parameters
+    ----------
+    scenario
+        The scenario measured; with --calibrate-on, those to judge.
+    rounds
+        With --calibrate-on: how often to alternate between calibration and judged runs.
+    """
+    from reports import files, terminal
+
+    files.check_outputs((report,), force=force)
+    if calibrate_on:
+        from executor.commands import closed_loop
+
+        result = closed_loop(
+            scenario, calibrate_on, set or (), rounds=rounds, progress=terminal.progress()
+        )
+        if report is not None:
+            files.write_loop_report(report, result, force=force)
+        terminal.show_loop(result, as_json=json)
+        return files.exit_code(result.errors, max_error)
+    loaded, found, measurement, comparison = files.compare_file(
+        scenario, measured, files.profile(profile), set or ()
+    )
+    if report is not None:
+        files.write_report(report, found, loaded, measurement=measurement, force=force)
+    terminal.show_comparison(found, comparison, as_json=json)
+    return files.exit_code((comparison.structural, comparison.predictive), max_error)
+
+
+@app.command
+def report(
+    measured: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    profile: ProfileFile = None,
+    force: Force = False,
+) -> int:
+    """Render the HTML report of a measured file, with its prediction beside it.
+
+    Parameters
+    ----------
+    measured
+        A file that `pipetwin run -o` wrote.
+    output
+        The HTML file to write.
+    """
+    from reports import files, terminal
+    from sim.measurement import read_measurement
+    from sim.prediction import predict
+
+    files.check_outputs((output,), force=force)
+    measurement = read_measurement(measured)
+    found = predict(measurement.scenario, files.profile(profile), draws=15 if profile else 0)
+    files.write_report(output, found, None, measurement=measurement, force=force)
+    terminal.show_text(f"wrote {output}")
+    return 0
+
+
+@app.command
+def doctor() -> int:
+    """Tell what this machine can do: cores, memory, torch, GPUs, transports, browser."""
+    from reports import terminal
+    from reports.doctor import examine
+
+    terminal.show_doctor(examine())
+    return 0
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run_command_line(sys.argv[1:]))
+
+
+def run_command_line(tokens: list[str]) -> int:
+    """Run one command line and return its exit code; errors become one message on stderr."""
+    try:
+        result = app(tokens, exit_on_error=False, result_action="return_value")
+        return result if isinstance(result, int) else 0
+    except CycloptsError:
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        from reports.files import is_bad_input
+
+        if not is_bad_input(error):
+            raise
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""What commands read and write: profiles, schedules, measured files, traces, reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scenarios.errors import ScenarioError
+from scenarios.loader import Loaded, load
+from scenarios.writing import check_writable, write_whole
+from sim.calibration import CalibrationError
+from sim.comparison import Comparison, compare
+from sim.cost.profile import Profile
+from sim.engine.simpy_engine import Deadlock
+from sim.measurement import Measurement, MeasurementError, read_measurement
+from sim.prediction import Prediction, predict
+from sim.schedule.build import build_schedule
+from sim.schedule.checks import ScheduleError, check
+from sim.schedule.generators import GENERATORS
+from sim.schedule.schedule import Schedule
+from sim.schedule.torch_csv import read_csv
+from sim.timeline.memory import MemoryCurve
+from sim.timeline.spans import Timeline
+from sim.timeline.trace import chrome_trace
+
+
+class InputError(ValueError):
+    """A command was asked for something that cannot be; the message says what would work."""
+
+
+def is_bad_input(error: Exception) -> bool:
+    """Whether an error is the user's to mend (exit 2, no traceback)."""
+    kinds: tuple[type[Exception], ...] = (
+        InputError,
+        ScenarioError,
+        ScheduleError,
+        Deadlock,
+        CalibrationError,
+        MeasurementError,
+        OSError,
+    )
+    if isinstance(error, kinds):
+        return True
+    # Without importing what the command did not: executor errors name themselves.
+    return bool(getattr(error, "is_bad_input", False))
+
+
+def check_outputs(paths: Iterable[Path | None], *, force: bool) -> None:
+    """Refuse, before any work, outputs that exist already (without `force`) or coincide."""
+    wanted = [path for path in paths if path is not None]
+    if len({p.absolute() for p in wanted}) < len(wanted):
+        raise InputError("two outputs have the same name: give each its own file")
+    for path in wanted:
+        check_writable(path, force=force)
+
+
+def profile(path: Path | None) -> Profile | None:
+    """The profile of a file; None for none."""
+    if path is None:
+        return None
+    from sim.cost.profile_file import read_profile
+
+    return read_profile(path)
+
+
+def schedule(name: str, stages: int, microbatches: int, overrides: Sequence[str]) -> Schedule:
+    """A schedule by its name and sizes, from a CSV file, or from a scenario."""
+    if name in GENERATORS:
+        if stages < 1 or microbatches < 1:
+            raise InputError(
+                f"--stages {stages} --microbatches {microbatches}: both are at least 1, "
+                "as --stages 4 --microbatches 8"
+            )
+        return GENERATORS[name](stages, microbatches)
+    if name.endswith(".csv"):
+        found = read_csv(Path(name))
+        check(found)
+        return found
+    try:
+        return build_schedule(load(name, overrides).scenario)
+    except ScenarioError as error:
+        if len(error.problems) == 1 and not Path(name).exists() and "/" not in name:
+            known = ", ".join(GENERATORS)
+            raise InputError(f"{error}\n(schedules by name: {known}; or a .csv file)") from error
+        raise
+
+
+def write_trace(
+    path: Path, timeline: Timeline, curves: Sequence[MemoryCurve], *, force: bool
+) -> None:
+    """Write a timeline as a gzipped Chrome trace."""
+    write_whole(path, chrome_trace(timeline, curves), force=force)
+
+
+def write_report(
+    path: Path,
+    prediction: Prediction,
+    loaded: Loaded | None,
+    *,
+    measurement: Measurement | None = None,
+    force: bool,
+) -> None:
+    """Write the HTML report of a prediction, beside a measurement where there is one."""
+    from reports.page import render
+
+    comparison = compare(prediction, measurement) if measurement is not None else None
+    html = render(
+        prediction,
+        loaded=loaded,
+        measurement=measurement,
+        comparison=comparison,
+        command=_command(),
+    )
+    write_whole(path, html, force=force)
+
+
+def write_loop_report(path: Path, result: Any, *, force: bool) -> None:
+    """Write the HTML report of a closed loop: its first scenario in full, and every row."""
+    from reports.page import render
+
+    first = result.cases[0]
+    html = render(
+        first.prediction,
+        loaded=first.loaded,
+        measurement=first.measurement,
+        comparison=first.comparison,
+        loop=tuple(case.row for case in result.cases),
+        command=_command(),
+    )
+    write_whole(path, html, force=force)
+
+
+def _command() -> str:
+    import shlex
+    import sys
+
+    return shlex.join(["pipetwin", *sys.argv[1:]])
+
+
+def compare_file(
+    scenarios: Sequence[str],
+    measured: Path | None,
+    used: Profile | None,
+    overrides: Sequence[str],
+) -> tuple[Loaded, Prediction, Measurement, Comparison]:
+    """Predict a scenario and hold it against a measured file."""
+    if len(scenarios) != 1 or measured is None:
+        raise InputError(
+            "give one scenario and its measurement, as "
+            "`pipetwin validate local-2rank --measured m.json`; or several with --calibrate-on"
+        )
+    loaded = load(scenarios[0], overrides)
+    measurement = read_measurement(measured)
+    prediction = predict(loaded.scenario, used, draws=15 if used else 0)
+    try:
+        return loaded, prediction, measurement, compare(prediction, measurement)
+    except ValueError as error:
+        raise InputError(f"{measured}: {error}") from error
+
+
+def exit_code(errors: Iterable[float], max_error: float | None) -> int:
+    """1 where an error is larger than allowed, else 0."""
+    return int(max_error is not None and any(abs(e) > max_error for e in errors))
+
+
+def calibrate_csv(path: Path, device: str, progress: Callable[[str], None]) -> Profile:
+    """Fit the device model to a CSV of whole-iteration times."""
+    from sim.cost.fit import fit_runs
+    from sim.cost.runs import read_runs, runs_cluster
+
+    if not device:
+        raise InputError("--runs needs --device, as --device a100-80gb")
+    cluster = runs_cluster(device)
+    started = time.monotonic()
+    found = fit_runs(read_runs(path, cluster), progress=progress)
+    progress(f"fitted in {time.monotonic() - started:.0f} s")
+    return found

@@ -1,0 +1,258 @@
+"""Calibration from executed runs: measured timelines -> a profile that predicts other runs.
+
+From runs of one shape (width, microbatch, precision) in different depths, microbatch counts and
+schedules: the time of every pass of a stage is split into a fixed part, a part per layer, and those
+of embedding and head.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.cost.profile import MessageTime, Part, PartTime, Pass, Profile, Shape, shape_of
+from sim.measurement import Measurement
+from sim.schedule.actions import RECEIVES, SENDS, Kind
+from sim.schedule.build import build_schedule
+from sim.timeline.spans import Span
+from sim.workload.partition import StagePart, partition
+
+PASSES: Mapping[Kind, Pass] = {
+    Kind.FORWARD: "forward",
+    Kind.BACKWARD: "backward",
+    Kind.BACKWARD_INPUT: "backward_input",
+    Kind.BACKWARD_WEIGHT: "backward_weight",
+    Kind.OPTIMIZER: "optimizer",
+}
+_MAX_RATIOS = 4000
+
+
+class CalibrationError(ValueError):
+    """The runs given do not determine a profile; the message says what is missing."""
+
+
+class _Makeup(NamedTuple):
+    """What a pass consists of: how many layers, whether embedding, whether head."""
+
+    num_layers: int
+    embedding: bool
+    head: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    shape: Shape
+    pass_: Pass
+    makeup: _Makeup
+    duration_ns: int
+
+
+def calibrate_from_runs(measurements: Sequence[Measurement]) -> Profile:
+    """Fit a profile to measured runs.
+
+    Weighted by 1/t (so that the error is relative), non-negative; what the runs cannot tell apart
+    (every stage has the same number of layers, say) is shared so that their own times are met.
+    Raises CalibrationError where there is no run, or the runs are of different devices.
+    """
+    if not measurements:
+        raise CalibrationError("there is no run to calibrate from: give at least one measured.json")
+    devices = {_device(m) for m in measurements}
+    if len(devices) > 1:
+        raise CalibrationError(
+            f"the runs are of different devices ({', '.join(sorted(devices))}): "
+            "a profile is of one device, so calibrate each by itself"
+        )
+    samples = [s for m in measurements for s in _samples(m)]
+    groups: dict[tuple[Shape, Pass], list[_Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[sample.shape, sample.pass_].append(sample)
+    times: dict[Shape, dict[tuple[Part, Pass], PartTime]] = defaultdict(dict)
+    ratios: list[float] = []
+    for (shape, pass_), group in groups.items():
+        parts, group_ratios = _fit(group)
+        for part, time in parts.items():
+            times[shape][part, pass_] = time
+        if pass_ != "optimizer":
+            ratios += group_ratios
+    first = measurements[0].environment
+    return Profile(
+        device=devices.pop(),
+        provenance="calibrated from "
+        + ", ".join(f"{m.scenario.name} ({len(m.judged)} iterations)" for m in measurements),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        software={str(k): str(v) for k, v in _mapping(first.get("software")).items()},
+        host=str(first.get("host", "")),
+        times=dict(times),
+        post=_message_time(measurements, SENDS, "compute"),
+        unpack=_message_time(measurements, RECEIVES, "compute"),
+        transfer=_message_time(measurements, RECEIVES, "transfer"),
+        ratios=_thin(ratios),
+        raw=tuple(_raw(m) for m in measurements),
+    )
+
+
+def _device(measurement: Measurement) -> str:
+    cluster = measurement.scenario.cluster
+    return cluster.device.name if cluster is not None else "unknown"
+
+
+def _mapping(value: object) -> Mapping[object, object]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _samples(measurement: Measurement) -> list[_Sample]:
+    scenario = measurement.scenario
+    shape = shape_of(scenario)
+    parts = partition(scenario)
+    schedule = build_schedule(scenario)
+    found = []
+    for timeline in measurement.judged:
+        for span in timeline.spans:
+            pass_ = PASSES.get(span.action.kind)
+            if pass_ is None or span.lane != "compute":
+                continue
+            if span.action.kind is Kind.OPTIMIZER:
+                makeup = _together([parts[s] for s in schedule.stages_of(span.rank)])
+            else:
+                makeup = _together([parts[span.action.stage]])
+            found.append(_Sample(shape, pass_, makeup, span.duration_ns))
+    return found
+
+
+def _together(parts: Sequence[StagePart]) -> _Makeup:
+    return _Makeup(
+        sum(p.num_layers for p in parts),
+        any(p.embedding for p in parts),
+        any(p.head for p in parts),
+    )
+
+
+def _fit(samples: Sequence[_Sample]) -> tuple[dict[Part, PartTime], list[float]]:
+    """The times of the parts, and every sample's measured over fitted time."""
+    from scipy.optimize import nnls
+
+    by_makeup: dict[_Makeup, list[int]] = defaultdict(list)
+    for sample in samples:
+        by_makeup[sample.makeup].append(sample.duration_ns)
+    makeups = sorted(by_makeup)
+    columns: list[Part] = ["action", "layer"]
+    if any(m.embedding for m in makeups):
+        columns.append("embedding")
+    if any(m.head for m in makeups):
+        columns.append("head")
+    design = np.array([[_count(m, part) for part in columns] for m in makeups], dtype=float)
+
+    def solve(pick: float) -> np.ndarray:
+        times = np.array([np.quantile(by_makeup[m], pick) for m in makeups])
+        weights = np.array([len(by_makeup[m]) for m in makeups]) ** 0.5 / times
+        # A weak pull of the fixed part to zero decides what the runs leave open.
+        pull = np.zeros((1, len(columns)))
+        pull[0, 0] = 1e-3 / times.mean()
+        rows = np.vstack([design * weights[:, None], pull])
+        solution, _ = nnls(rows, np.append(times * weights, 0.0))
+        return np.asarray(solution)
+
+    middle, low, high = solve(0.5), solve(0.25), solve(0.75)
+    parts: dict[Part, PartTime] = {}
+    for i, part in enumerate(columns):
+        parts[part] = PartTime(
+            median_ns=float(middle[i]),
+            quartiles_ns=(float(min(low[i], middle[i])), float(max(high[i], middle[i]))),
+            samples=len(samples),
+        )
+    fitted = dict(zip(makeups, design @ middle, strict=True))
+    ratios = [
+        duration / max(1.0, float(fitted[m]))
+        for m, times in by_makeup.items()
+        for duration in times
+    ]
+    return parts, ratios
+
+
+def _count(makeup: _Makeup, part: Part) -> int:
+    counts: dict[Part, int] = {
+        "action": 1,
+        "layer": makeup.num_layers,
+        "embedding": int(makeup.embedding),
+        "head": int(makeup.head),
+    }
+    return counts[part]
+
+
+def _message_time(
+    measurements: Sequence[Measurement], kinds: frozenset[Kind], lane: str
+) -> MessageTime | None:
+    """Time of a message against its size, over all runs; None where there was none."""
+    sizes: dict[int, list[int]] = defaultdict(list)
+    for measurement in measurements:
+        payload = message_bytes(measurement)
+        for timeline in measurement.judged:
+            for span in timeline.spans:
+                if span.action.kind in kinds and (span.lane == "compute") == (lane == "compute"):
+                    sizes[payload].append(span.duration_ns)
+    if not sizes:
+        return None
+    return fit_message_time([(size, statistics.median(times)) for size, times in sizes.items()])
+
+
+def fit_message_time(points: Sequence[tuple[int, float]]) -> MessageTime:
+    """Fit fixed + bytes x per-byte, non-negative, weighted by 1/t, to (bytes, ns) points.
+
+    One size alone is taken as all fixed.
+    """
+    from scipy.optimize import nnls
+
+    if len({size for size, _ in points}) == 1:
+        return MessageTime(
+            fixed_ns=statistics.median(t for _, t in points), ns_per_byte=0.0, error=0.0
+        )
+    times = np.array([max(1.0, t) for _, t in points])
+    design = np.array([[1.0, size] for size, _ in points]) / times[:, None]
+    (fixed, slope), _ = nnls(design, np.ones(len(points)))
+    errors = np.abs(design @ np.array([fixed, slope]) - 1)
+    return MessageTime(
+        fixed_ns=float(fixed), ns_per_byte=float(slope), error=float(np.median(errors))
+    )
+
+
+def message_bytes(measurement: Measurement) -> int:
+    """Bytes of one message between stages of the measured scenario."""
+    from scenarios.schema import PRECISION_BYTES
+
+    model, plan = measurement.scenario.model, measurement.scenario.plan
+    assert model is not None
+    return plan.micro_batch * model.sequence * model.hidden * PRECISION_BYTES[plan.precision]
+
+
+def _thin(ratios: list[float]) -> tuple[float, ...]:
+    """At most `_MAX_RATIOS` of the ratios, evenly over their order, to four digits."""
+    ordered = sorted(ratios)
+    if len(ordered) > _MAX_RATIOS:
+        picks = np.linspace(0, len(ordered) - 1, _MAX_RATIOS).round().astype(int)
+        ordered = [ordered[i] for i in picks]
+    return tuple(round(r, 4) for r in ordered)
+
+
+def _raw(measurement: Measurement) -> Mapping[str, object]:
+    """What a reader needs to check the fit: medians per pass and stage, and iteration times."""
+    by_action: dict[str, list[int]] = defaultdict(list)
+    for timeline in measurement.judged:
+        for span in timeline.spans:
+            by_action[_label(span)].append(span.duration_ns)
+    return {
+        "scenario": measurement.scenario.name,
+        "digest": measurement.scenario.digest,
+        "iteration_ns": [t.iteration_ns for t in measurement.timelines],
+        "disturbed": list(measurement.disturbed),
+        "median_ns": {k: round(statistics.median(v)) for k, v in sorted(by_action.items())},
+    }
+
+
+def _label(span: Span) -> str:
+    return f"{span.action.stage}{span.action.kind.value} {span.lane}"
