@@ -18,7 +18,7 @@ from sim.cost.collectives import (
 from sim.cost.costs import Category, Transfer
 from sim.cost.device import operation_time, optimizer_ns, traffic_ns
 from sim.cost.links import Network
-from sim.cost.parts import Parts, summed
+from sim.cost.parts import Parts, at_least, summed
 from sim.cost.profile import Part, Pass
 from sim.workload.operations import FusedAttention, Operation, Product, TensorReduction, Work
 from sim.workload.partition import StagePart
@@ -67,8 +67,8 @@ def part_times(setup: Setup, tokens: int, context: int) -> PartTimes:
     """Time of one layer, of the embedding and of the head in each pass, unrounded.
 
     `backward` is recomputation, input gradients and weight gradients in turn; in a split backward
-    pass recomputation comes with the input gradients. A layer's host overhead comes once a pass,
-    and once more for full recomputation.
+    pass recomputation comes with the input gradients. A layer's pass takes at least
+    the host's time to launch its kernels (`layer_overhead`; once more for full recomputation).
     Not modelled: gaps between kernels beyond their launch; that the halves of a split backward
     pass cost more than the whole.
     """
@@ -77,25 +77,17 @@ def part_times(setup: Setup, tokens: int, context: int) -> PartTimes:
     overhead = float(setup.cluster.device.efficiency.layer_overhead)
     again = 1 if setup.plan.recomputation == "full" else 0
 
-    def passes(work: Work, host: float) -> PassTimes:
-        def timed(operations: Sequence[Operation], *, repeated: bool = False) -> Parts:
-            return _times(operations, setup, group, repeated=repeated)
-
-        forward: list[tuple[float, Parts]] = [(1.0, timed(work.forward)), (host, {"host": 1.0})]
-        grad_input: list[tuple[float, Parts]] = [
-            (1.0, timed(work.recomputed, repeated=True)),
-            (1.0, timed(work.backward_input)),
-            (host * (again + 0.5), {"host": 1.0}),
-        ]
-        grad_weight: list[tuple[float, Parts]] = [
-            (1.0, timed(work.backward_weight)),
-            (host * 0.5, {"host": 1.0}),
-        ]
+    def passes(work: Work, host_ns: float) -> PassTimes:
+        recomputed = _times(work.recomputed, setup, group, repeated=True)
+        grad_input = summed([(1, recomputed), (1, _times(work.backward_input, setup, group))])
+        grad_weight = _times(work.backward_weight, setup, group)
         return {
-            "forward": summed(forward),
-            "backward": summed(grad_input + grad_weight),
-            "backward_input": summed(grad_input),
-            "backward_weight": summed(grad_weight),
+            "forward": at_least(_times(work.forward, setup, group), host_ns),
+            "backward": at_least(
+                summed([(1, grad_input), (1, grad_weight)]), host_ns * (1 + again)
+            ),
+            "backward_input": at_least(grad_input, host_ns * (0.5 + again)),
+            "backward_weight": at_least(grad_weight, host_ns * 0.5),
         }
 
     return {

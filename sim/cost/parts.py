@@ -24,6 +24,12 @@ def scaled(parts: Parts, factor: float) -> Parts:
     return {category: factor * amount for category, amount in parts.items()}
 
 
+def at_least(parts: Parts, host_ns: float) -> Parts:
+    """The parts, and as `host` what is missing to a floor: kernels that wait to be launched."""
+    missing = host_ns - total_ns(parts)
+    return {**parts, "host": parts.get("host", 0.0) + missing} if missing > 0 else parts
+
+
 def total_ns(parts: Parts) -> float:
     """All parts together."""
     return sum(parts.values())

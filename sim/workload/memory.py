@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from scenarios.schema import PRECISION_BYTES, Scenario
 from sim.schedule.actions import Kind
@@ -25,8 +24,6 @@ from sim.workload.transformer import (
     token_table_parameters,
 )
 
-StaticKind = Literal["parameters", "gradients", "master_weights", "optimizer_state", "reserved"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryModel:
@@ -40,7 +37,7 @@ class MemoryModel:
     posted: messages that a rank may have under way at once for each neighbour of a stage.
     """
 
-    static: tuple[Mapping[StaticKind, int], ...]
+    static: tuple[Mapping[str, int], ...]
     activations: tuple[tuple[int, ...], ...]
     working: tuple[Mapping[Kind, int], ...]
     optimizer: tuple[int, ...]
@@ -48,8 +45,9 @@ class MemoryModel:
     posted: int
 
     def static_bytes(self, rank: int) -> Mapping[str, int]:
-        """What a rank holds throughout the iteration, by kind (StaticKind)."""
-        return {kind: size for kind, size in self.static[rank].items()}
+        """What a rank holds throughout the iteration, by kind: parameters, gradients,
+        master_weights, optimizer_state, reserved."""
+        return self.static[rank]
 
     def activation_bytes(self, stage: int, slice_index: int = 0) -> int:
         """What one microbatch's slice holds on a stage from the start of F to the end of B (of W,
@@ -142,7 +140,7 @@ def stage_parameters(part: StagePart, scenario: Scenario) -> int:
     return count
 
 
-def _static(scenario: Scenario, count: int) -> Mapping[StaticKind, int]:
+def _static(scenario: Scenario, count: int) -> Mapping[str, int]:
     plan = scenario.plan
     moment = 8 if plan.precision == "fp64" else 4
     return {
