@@ -61,7 +61,7 @@ def _flops_per_device(scenario: Scenario) -> float:
 
 
 def cross_validate(runs: Sequence[Run], simulate: Simulate, *, folds: int = 5) -> tuple[float, ...]:
-    """Each run's time (ns) predicted by a fit to the other folds; run i is in fold i mod `folds`."""
+    """Each run's time (ns) by a fit to the other folds; run i is in fold i mod `folds`."""
     predicted = [0.0] * len(runs)
     for fold in range(folds):
         train = [run for i, run in enumerate(runs) if i % folds != fold]

@@ -98,7 +98,9 @@ def part_times(setup: Setup, tokens: int, context: int) -> PartTimes:
     }
 
 
-def _times(operations: Sequence[Operation], setup: Setup, group: Group, *, repeated: bool) -> Parts:
+def _times(
+    operations: Sequence[Operation], setup: Setup, group: Group, *, repeated: bool = False
+) -> Parts:
     device = setup.cluster.device
     found: dict[Category, float] = {}
 
