@@ -67,7 +67,7 @@ class Profile:
     times: by shape, the time of each (part, pass); part `action` is the fixed time of any action.
     Times are per layer, per embedding, per head; of the optimizer, too.
     post, unpack, transfer: the processor time of sending and of receiving a message, and its time
-    on the way; None where not measured.
+    on the way; all_reduce: over all ranks of the measurement; None where not measured.
     ratios: measured over fitted time of single actions, as seen (the spread to draw from).
     efficiency: parameters of scenarios.schema.Efficiency and of links (`intra_node.latency`, ...).
     """
@@ -81,6 +81,7 @@ class Profile:
     post: MessageTime | None = None
     unpack: MessageTime | None = None
     transfer: MessageTime | None = None
+    all_reduce: MessageTime | None = None
     ratios: tuple[float, ...] = ()
     efficiency: Mapping[str, Fitted] = field(default_factory=dict)
     raw: tuple[Mapping[str, object], ...] = ()
