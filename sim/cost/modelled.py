@@ -21,13 +21,13 @@ from sim.cost.links import Network
 from sim.cost.parts import Parts, at_least, summed
 from sim.cost.profile import Part, Pass
 from sim.workload.operations import FusedAttention, Operation, Product, TensorReduction, Work
+from sim.workload.parameters import token_table_parameters
 from sim.workload.partition import StagePart
 from sim.workload.transformer import (
     embedding,
     head,
     layer,
     setting_of,
-    token_table_parameters,
 )
 
 PassTimes: TypeAlias = Mapping[Pass, Parts]

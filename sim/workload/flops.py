@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from scenarios.schema import Model
-from sim.workload.transformer import (
-    Recomputation,
+from sim.workload.parameters import (
     embedding_parameters,
     head_parameters,
     layer_parameters,
     token_table_parameters,
+)
+from sim.workload.transformer import (
+    Recomputation,
 )
 
 

@@ -13,15 +13,17 @@ from scenarios.schema import PRECISION_BYTES, Scenario
 from sim.schedule.actions import Kind
 from sim.schedule.lowering import RECEIVE_WINDOW, Program
 from sim.schedule.schedule import Schedule
-from sim.workload.partition import StagePart, partition, slices_of
-from sim.workload.transformer import (
-    Setting,
+from sim.workload.parameters import (
     embedding_parameters,
     head_parameters,
     layer_parameters,
-    setting_of,
     share,
     token_table_parameters,
+)
+from sim.workload.partition import StagePart, partition, slices_of
+from sim.workload.transformer import (
+    Setting,
+    setting_of,
 )
 
 

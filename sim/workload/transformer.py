@@ -22,6 +22,12 @@ from sim.workload.operations import (
     Traffic,
     Work,
 )
+from sim.workload.parameters import (
+    embedding_parameters,
+    head_parameters,
+    layer_parameters,
+    share,
+)
 
 Attention = Literal["unfused", "fused"]
 Recomputation = Literal["none", "selective", "full"]
@@ -80,11 +86,6 @@ def setting_of(scenario: Scenario, tokens: int | None = None, context: int = 0) 
         gradient_precision=plan.reduced_precision,
         recomputation=plan.recomputation,
     )
-
-
-def share(whole: int, parts: int) -> int:
-    """A device's share of something split over `parts` devices, rounded up."""
-    return -(-whole // parts)
 
 
 def layer(setting: Setting) -> Work:
@@ -332,44 +333,3 @@ def _accumulation(s: Setting, parameters: int) -> Traffic:
     """Adding a microbatch's weight gradients to those accumulated: read both, write one."""
     width = s.element_bytes + 2 * PRECISION_BYTES[s.gradient_precision]
     return Traffic(name="gradient accumulation", num_bytes=width * parameters)
-
-
-def layer_parameters(model: Model, tensor: int = 1) -> int:
-    """Weights of one layer on one device: 12 h^2 + 13 h at f = 4 h, without tensor parallelism.
-
-    Split over the tensor group: all matrices, and the biases of qkv and of the MLP's first one.
-    """
-    h, f = model.hidden, model.ffn
-    local, wide = share(h, tensor), share(f, tensor)
-    return (
-        (3 * local * h + 3 * local) + (local * h + h) + (h * wide + wide) + (wide * h + h) + 4 * h
-    )
-
-
-def embedding_parameters(model: Model, tensor: int = 1) -> int:
-    """Weights of the embedding on one device: the token table, split, and positions, whole.
-
-    For `vit`: the patch projection with bias, positions and the class token, not split.
-    """
-    h = model.hidden
-    if model.family == "vit":
-        return ((model.patch_inputs or h) + 1) * h + model.sequence * h + h
-    return share(model.vocabulary, tensor) * h + model.sequence * h
-
-
-def head_parameters(model: Model, tensor: int = 1) -> int:
-    """Weights that the head multiplies by or adds, on one device, tied or not.
-
-    Where embeddings are tied and both ends share a device, the token table among them is the
-    embedding's (`token_table_parameters`) and must be counted once.
-    """
-    h = model.hidden
-    if model.family == "vit":
-        return 2 * h + (h + 1) * model.vocabulary
-    extra = h * h + 3 * h + share(model.vocabulary, tensor) if model.family == "bert" else 0
-    return 2 * h + extra + token_table_parameters(model, tensor)
-
-
-def token_table_parameters(model: Model, tensor: int = 1) -> int:
-    """Weights of the token table on one device; 0 for `vit`, which has none."""
-    return 0 if model.family == "vit" else share(model.vocabulary, tensor) * model.hidden

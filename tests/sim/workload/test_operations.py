@@ -9,7 +9,13 @@ import pytest
 from scenarios.schema import Model
 from sim.workload.flops import hardware_flops, model_flops, num_parameters
 from sim.workload.operations import FusedAttention, TensorReduction, flops_of
-from sim.workload.transformer import Setting, embedding, head, layer, layer_parameters
+from sim.workload.parameters import layer_parameters
+from sim.workload.transformer import (
+    Setting,
+    embedding,
+    head,
+    layer,
+)
 
 GPT3 = Model(layers=96, hidden=12288, heads=96, sequence=2048, vocabulary=51200)
 SMALL = Model(layers=4, hidden=64, heads=4, sequence=32, vocabulary=512)
