@@ -1,0 +1,245 @@
+"""The timeline's data for the page: spans as typed arrays, windows onto them, and waits.
+
+The page draws them on a canvas (templates/gantt.js): a chart of thousands of separate elements
+would be slow to draw and slower to zoom.
+"""
+
+from __future__ import annotations
+
+import base64
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sim.schedule.actions import RECEIVES, SENDS, Kind
+from sim.schedule.lowering import Program, peer
+from sim.timeline.spans import Span, Timeline
+
+MAX_SPANS = 10_000
+WINDOW_SPANS = 4_000
+OVERVIEW_BINS = 480
+NOTHING = 65_535
+KINDS: tuple[Kind, ...] = tuple(Kind)
+STYLES = ("forward", "backward", "weight", "optimizer", "messages", "communication", "transfer")
+BUBBLE_STYLE = len(STYLES)
+
+
+class Wait(NamedTuple):
+    """How long a lane stood still before a span, and for what: the message (as its action) that
+    ended last in the gap, or None with `meeting` for the other ranks of a reduction."""
+
+    gap_ns: int
+    message: Span | None
+    meeting: bool
+
+
+class Drawn(NamedTuple):
+    """A span in its row of the chart."""
+
+    row: int
+    span: Span
+    wait: Wait
+
+
+_NO_WAIT = Wait(0, None, False)
+
+
+def style_of(span: Span) -> int:
+    """The index in STYLES of a span's colour."""
+    kind = span.action.kind
+    if span.lane in ("forward", "backward"):
+        return STYLES.index("transfer")
+    if span.lane == "collective":
+        return STYLES.index("communication")
+    if kind is Kind.FORWARD:
+        return STYLES.index("forward")
+    if kind in (Kind.BACKWARD, Kind.BACKWARD_INPUT):
+        return STYLES.index("backward")
+    if kind is Kind.BACKWARD_WEIGHT:
+        return STYLES.index("weight")
+    return STYLES.index("optimizer" if kind is Kind.OPTIMIZER else "messages")
+
+
+def timeline_data(timeline: Timeline, program: Program) -> dict[str, Any]:
+    """One timeline as JSON values for the page, a row per rank."""
+    drawn = list(_drawn(timeline, lambda rank: rank))
+    labels = [{"label": str(rank), "group": rank} for rank in range(timeline.num_ranks)]
+    return _data(drawn, labels, [timeline], program)
+
+
+def pair_data(simulated: Timeline, measured: Timeline, program: Program) -> dict[str, Any]:
+    """Two timelines of one program, a pair of rows per rank: simulated above, measured below."""
+    drawn = [
+        *_drawn(simulated, lambda rank: 2 * rank),
+        *_drawn(measured, lambda rank: 2 * rank + 1),
+    ]
+    labels = [
+        {"label": f"{rank} {what}", "group": rank}
+        for rank in range(simulated.num_ranks)
+        for what in ("sim", "run")
+    ]
+    return _data(drawn, labels, [simulated, measured], program)
+
+
+def _drawn(timeline: Timeline, row_of: Callable[[int], int]) -> Iterator[Drawn]:
+    """The spans worth drawing, from time 0: what occupies a lane, and messages where they arrive."""
+    begin = min((s.start_ns for s in timeline.spans), default=0)
+    for rank, spans in enumerate(timeline.by_rank):
+        messages = sorted(
+            (s for s in spans if s.lane in ("forward", "backward")),
+            key=lambda s: (s.end_ns, s.action.kind in RECEIVES),
+        )
+        ends = [s.end_ns for s in messages]
+        free = begin
+        for span in spans:
+            shifted = span._replace(start_ns=span.start_ns - begin, end_ns=span.end_ns - begin)
+            if span.lane in ("forward", "backward"):
+                if span.action.kind in RECEIVES:
+                    yield Drawn(row_of(rank), shifted, _NO_WAIT)
+                continue
+            wait = _NO_WAIT
+            if span.start_ns > free:
+                i = bisect_right(ends, span.start_ns) - 1
+                message = messages[i] if i >= 0 and ends[i] > free else None
+                if message is not None:
+                    message = message._replace(rank=rank)
+                wait = Wait(span.start_ns - free, message, span.lane == "collective")
+            free = max(free, span.end_ns)
+            if span.end_ns > span.start_ns:
+                yield Drawn(row_of(rank), shifted, wait)
+
+
+def _data(
+    drawn: list[Drawn], rows: Sequence[dict[str, object]], timelines: list[Timeline], p: Program
+) -> dict[str, Any]:
+    total = max([1, *(t.iteration_ns for t in timelines)])
+    unit = -(-total // (2**32 - 1))
+    drawn.sort(key=lambda d: (d.span.start_ns, d.row))
+    whole = len(drawn) <= MAX_SPANS
+    windows = _presets(drawn, total) if whole else _windows(drawn, total)
+    kept = drawn if whole else [d for w in windows for d in w["drawn"]]
+    first = 0
+    for window in windows:
+        size = len(window.pop("drawn", ()))
+        window.update(first=0 if whole else first, count=len(drawn) if whole else size)
+        first += size
+    return {
+        "unit_ns": unit,
+        "total_ns": total,
+        "rows": list(rows),
+        "kinds": [kind.name.lower() for kind in KINDS],
+        "styles": [*STYLES, "bubble"],
+        "bubble_style": BUBBLE_STYLE,
+        "nothing": NOTHING,
+        "num_spans": len(drawn),
+        "num_kept": len(kept),
+        "windows": windows,
+        "overview": None if whole else _overview(drawn, len(rows), total),
+        "spans": _arrays(kept, unit, p),
+    }
+
+
+def _presets(drawn: list[Drawn], total: int) -> list[dict[str, Any]]:
+    """Views on all spans: the whole, and the parts that the first row's passes mark."""
+    own = [d.span for d in drawn if d.row == 0 and d.span.lane == "compute"]
+    backwards = [s.start_ns for s in own if style_of(s) == STYLES.index("backward")]
+    forwards = [s.end_ns for s in own if style_of(s) == STYLES.index("forward")]
+    views = [{"name": "Whole iteration", "start": 0, "end": total}]
+    if not backwards or not forwards or len({d.row for d in drawn}) == 1:
+        return views
+    first, last = min(backwards), max(forwards)
+    views.append({"name": "Warm-up", "start": 0, "end": first})
+    if last - first > total / 20:
+        half = min((last - first) // 2, max(total // 12, (total - last) // 2))
+        middle = (first + last) // 2
+        views.append({"name": "Steady", "start": middle - half, "end": middle + half})
+    begin = last if last > first else max(s.end_ns for s in own if s.end_ns <= last)
+    views.append({"name": "Cool-down", "start": begin, "end": total})
+    return views
+
+
+def _windows(drawn: list[Drawn], total: int) -> list[dict[str, Any]]:
+    """Three windows of a long timeline with at most about WINDOW_SPANS spans each."""
+    starts = [d.span.start_ns for d in drawn]
+    middle = len(drawn) // 2 - WINDOW_SPANS // 2
+    borders = [
+        ("Warm-up", 0, starts[WINDOW_SPANS]),
+        ("Steady", starts[middle], starts[middle + WINDOW_SPANS]),
+        ("Cool-down", starts[-WINDOW_SPANS], total),
+    ]
+    longest = max(d.span.end_ns - d.span.start_ns for d in drawn)
+    found = []
+    for name, low, high in borders:
+        candidates = drawn[bisect_left(starts, low - longest) : bisect_left(starts, high)]
+        inside = [d for d in candidates if d.span.end_ns > low][: 2 * WINDOW_SPANS]
+        found.append({"name": name, "start": low, "end": high, "drawn": inside})
+    return found
+
+
+def _overview(drawn: list[Drawn], num_rows: int, total: int) -> dict[str, object]:
+    """Which style holds the most of each of OVERVIEW_BINS equal times, per row."""
+    held = np.zeros((num_rows, OVERVIEW_BINS, BUBBLE_STYLE + 1), dtype=np.float64)
+    width = total / OVERVIEW_BINS
+    transfer = STYLES.index("transfer")
+    for row, span, _ in drawn:
+        style = style_of(span)
+        if style == transfer:
+            continue
+        low, high = span.start_ns / width, span.end_ns / width
+        for index in range(int(low), min(OVERVIEW_BINS, int(high) + 1)):
+            held[row, index, style] += max(0.0, min(high, index + 1) - max(low, index))
+    held[:, :, BUBBLE_STYLE] = np.maximum(0, 1 - held.sum(axis=2))
+    return {"bins": OVERVIEW_BINS, "style": packed(held.argmax(axis=2).ravel(), "u1")}
+
+
+def _arrays(kept: list[Drawn], unit: int, program: Program) -> dict[str, str]:
+    columns: dict[str, tuple[str, list[int]]] = {
+        "row": ("u2", [d.row for d in kept]),
+        "style": ("u1", [style_of(d.span) for d in kept]),
+        "kind": ("u1", [KINDS.index(d.span.action.kind) for d in kept]),
+        "stage": ("u2", [d.span.action.stage for d in kept]),
+        "microbatch": ("u2", [_or_nothing(d.span.action.microbatch) for d in kept]),
+        "start": ("u4", [d.span.start_ns // unit for d in kept]),
+        "length": ("u4", [d.span.duration_ns // unit for d in kept]),
+        "wait": ("u4", [d.wait.gap_ns // unit for d in kept]),
+        "cause": ("u1", [_cause(d.wait) for d in kept]),
+        "cause_microbatch": ("u2", [_cause_microbatch(d.wait) for d in kept]),
+        "peer": ("u2", [_peer(d, program) for d in kept]),
+    }
+    return {name: packed(values, dtype) for name, (dtype, values) in columns.items()}
+
+
+def packed(values: Any, dtype: str) -> str:
+    """Numbers as base64 of a little-endian typed array."""
+    array = np.asarray(values, dtype=np.int64).astype(f"<{dtype}")
+    return base64.b64encode(array.tobytes()).decode("ascii")
+
+
+def _or_nothing(number: int | None) -> int:
+    return NOTHING if number is None else min(number, NOTHING - 1)
+
+
+def _cause(wait: Wait) -> int:
+    """0 nothing, 1 activations, 2 gradients, 3 the taking of its own activations, 4 of its own
+    gradients, 5 other ranks, 6 nothing on record."""
+    if not wait.gap_ns:
+        return 0
+    if wait.message is None:
+        return 5 if wait.meeting else 6
+    kind = wait.message.action.kind
+    return 1 + (kind in (Kind.RECV_BACKWARD, Kind.SEND_BACKWARD)) + 2 * (kind in SENDS)
+
+
+def _cause_microbatch(wait: Wait) -> int:
+    return NOTHING if wait.message is None else _or_nothing(wait.message.action.microbatch)
+
+
+def _peer(drawn: Drawn, program: Program) -> int:
+    """The rank at the other end of the message: of the wait, or of the span itself."""
+    message = drawn.wait.message
+    action = message.action if message is not None else drawn.span.action
+    if action.kind in SENDS or action.kind in RECEIVES:
+        return peer(action, program.schedule)
+    return NOTHING

@@ -1,0 +1,87 @@
+"use strict";
+/* Draws every figure of the page from the JSON beside it, again for another width or scheme. */
+(() => {
+  const palette = (name) =>
+    getComputedStyle(document.documentElement).getPropertyValue(name).trim() || "#888888";
+
+  /* Colours by name into those of the current scheme, everywhere in a chart. */
+  function resolve(value) {
+    if (typeof value === "string") {
+      const match = /^var\((--[\w-]+)\)$/.exec(value);
+      return match ? palette(match[1]) : value;
+    }
+    if (Array.isArray(value)) return value.map(resolve);
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, resolve(v)]));
+    }
+    return value;
+  }
+
+  function themed(chart, width) {
+    const { data, layout } = resolve(chart);
+    const axis = {
+      gridcolor: palette("--grid"), zerolinecolor: palette("--muted"), linecolor: palette("--line"),
+      automargin: true, tickfont: { color: palette("--soft") },
+    };
+    const titled = (own) => ({
+      ...axis, ...own,
+      title: { standoff: 10, font: { color: palette("--muted"), size: 12 }, ...own.title },
+    });
+    const base = {
+      width,
+      margin: { l: 48, r: 14, t: 12, b: 44 },
+      showlegend: false,
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: palette("--sans"), size: 12, color: palette("--soft") },
+      hoverlabel: { font: { family: palette("--sans"), size: 12 }, align: "left" },
+      dragmode: width < 560 ? false : "zoom",
+    };
+    return {
+      data,
+      layout: { ...base, ...layout, xaxis: titled(layout.xaxis), yaxis: titled(layout.yaxis) },
+    };
+  }
+
+  const figures = [...document.querySelectorAll("figure.chart")].map((figure) => {
+    const data = JSON.parse(figure.querySelector('script[type="application/json"]').textContent);
+    const holder = figure.querySelector(".drawing");
+    if (figure.dataset.kind === "timeline") {
+      const timeline = new Gantt(figure, data, palette);
+      return () => timeline.draw();
+    }
+    return () => {
+      const { data: traces, layout } = themed(data, Math.max(200, holder.clientWidth));
+      return Plotly.react(holder, traces, layout, {
+        displayModeBar: false, responsive: false, scrollZoom: false,
+      });
+    };
+  });
+
+  const draw = () => Promise.all(figures.map((figure) => figure()));
+  let width = document.documentElement.clientWidth, waiting = 0;
+  window.addEventListener("resize", () => {
+    if (document.documentElement.clientWidth === width) return;
+    width = document.documentElement.clientWidth;
+    cancelAnimationFrame(waiting);
+    waiting = requestAnimationFrame(draw);
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+
+  /* On paper: light, as wide as the paper, with every table open. */
+  const folded = [...document.querySelectorAll("details:not([open])")];
+  window.addEventListener("beforeprint", () => {
+    document.documentElement.dataset.theme = "light";
+    document.querySelectorAll(".drawing").forEach((d) => { d.style.width = "680px"; });
+    folded.forEach((d) => { d.open = true; });
+    draw();
+  });
+  window.addEventListener("afterprint", () => {
+    delete document.documentElement.dataset.theme;
+    document.querySelectorAll(".drawing").forEach((d) => { d.style.width = ""; });
+    folded.forEach((d) => { d.open = false; });
+    draw();
+  });
+
+  draw().then(() => { document.documentElement.dataset.drawn = "yes"; });
+})();

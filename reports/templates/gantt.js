@@ -1,0 +1,346 @@
+"use strict";
+/* Timelines on a canvas: rows of spans, zoomed by dragging, with a tip for each span. */
+const Gantt = (() => {
+  const GUTTER = 46, AXIS = 30;
+  const CAUSES = [
+    "", "activations", "gradients", "its activations to be taken", "its gradients to be taken",
+    "the other ranks of the reduction", "nothing on record",
+  ];
+  const TYPES = {
+    row: Uint16Array, style: Uint8Array, kind: Uint8Array, stage: Uint16Array,
+    microbatch: Uint16Array, start: Uint32Array, length: Uint32Array, wait: Uint32Array,
+    cause: Uint8Array, cause_microbatch: Uint16Array, peer: Uint16Array,
+  };
+
+  function unpack(text, type) {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    return new type(bytes.buffer);
+  }
+
+  function shown(ns) {
+    for (const [unit, size] of [["s", 1e9], ["ms", 1e6], ["µs", 1e3]]) {
+      if (Math.abs(ns) >= size) return `${Number((ns / size).toPrecision(5))} ${unit}`;
+    }
+    return `${Math.round(ns)} ns`;
+  }
+
+  function ticks(low, high, most) {
+    const raw = (high - low) / Math.max(1, most);
+    const power = 10 ** Math.floor(Math.log10(raw));
+    const step = [1, 2, 5, 10].map((n) => n * power).find((s) => s >= raw);
+    const found = [];
+    for (let t = Math.ceil(low / step) * step; t <= high; t += step) found.push(t);
+    return found;
+  }
+
+  class Timeline {
+    constructor(figure, data, palette) {
+      this.data = data;
+      this.palette = palette;
+      this.spans = {};
+      for (const [name, type] of Object.entries(TYPES)) {
+        this.spans[name] = unpack(data.spans[name], type);
+      }
+      this.bins = data.overview && unpack(data.overview.style, Uint8Array);
+      this.paired = data.rows.length > 1 && data.rows[0].group === data.rows[1].group;
+      this.views = data.windows.map((w) => ({ ...w }));
+      if (this.bins) {
+        const whole = { name: "Whole iteration", start: 0, end: data.total_ns, coarse: true };
+        this.views.unshift(whole);
+      }
+      this.holder = figure.querySelector(".drawing");
+      this.canvas = document.createElement("canvas");
+      this.canvas.tabIndex = 0;
+      this.canvas.setAttribute("aria-label", "Timeline: arrow keys move, plus and minus zoom");
+      this.holder.append(this.canvas);
+      this.addButtons(figure.querySelector(".views"));
+      this.listen();
+      this.select(this.views.length > 1 && this.bins ? 1 : 0);
+    }
+
+    addButtons(holder) {
+      this.buttons = this.views.map((view, index) => {
+        const button = document.createElement("button");
+        button.type = "button";
+        button.textContent = view.name;
+        button.addEventListener("click", () => this.select(index));
+        return button;
+      });
+      if (this.views.length > 1) holder.append(...this.buttons);
+      else holder.remove();
+    }
+
+    select(index) {
+      this.view = this.views[index];
+      this.low = this.view.start;
+      this.high = this.view.end;
+      this.mark(index);
+      this.group();
+      this.draw();
+    }
+
+    mark(chosen) {
+      this.buttons.forEach((b, i) => b.setAttribute("aria-pressed", String(i === chosen)));
+    }
+
+    /* The spans of the view by row, by start. */
+    group() {
+      this.byRow = this.data.rows.map(() => []);
+      if (this.view.coarse) return;
+      const { first, count } = this.view;
+      for (let i = first; i < first + count; i++) this.byRow[this.spans.row[i]].push(i);
+    }
+
+    zoom(low, high) {
+      const least = Math.max(10, this.data.total_ns / 1e6);
+      const whole = this.data.overview ? this.view : { start: 0, end: this.data.total_ns };
+      const width = Math.min(Math.max(high - low, least), whole.end - whole.start);
+      this.low = Math.min(Math.max(low, whole.start), whole.end - width);
+      this.high = this.low + width;
+      this.mark(-1);
+      this.draw();
+    }
+
+    layout() {
+      const width = Math.max(200, this.holder.clientWidth);
+      const rows = this.data.rows.length;
+      const pitch = Math.max(8, Math.min(this.paired ? 22 : 30, 620 / rows));
+      const apart = this.paired ? Math.max(3, pitch * 0.3) : 0;
+      const tops = this.data.rows.map((row, i) => i * pitch + (this.paired ? row.group * apart : 0));
+      this.left = this.paired ? GUTTER + 14 : GUTTER;
+      this.width = width;
+      this.pitch = pitch;
+      this.tops = tops;
+      this.body = tops[tops.length - 1] + pitch;
+      this.height = Math.ceil(this.body + AXIS + 6);
+      this.scale = (width - this.left - 10) / (this.high - this.low);
+    }
+
+    x(ns) {
+      return this.left + (ns - this.low) * this.scale;
+    }
+
+    draw() {
+      this.layout();
+      const ratio = Math.max(2, window.devicePixelRatio || 1);
+      this.canvas.width = Math.round(this.width * ratio);
+      this.canvas.height = Math.round(this.height * ratio);
+      this.canvas.style.height = `${this.height}px`;
+      const c = (this.c = this.canvas.getContext("2d"));
+      c.setTransform(ratio, 0, 0, ratio, 0, 0);
+      c.clearRect(0, 0, this.width, this.height);
+      this.colors = this.data.styles.map((name) => this.palette(`--${name}`));
+      this.onColors = this.data.styles.map((name) => this.palette(`--on-${name}`));
+      this.hatching = this.hatch();
+      this.drawAxis();
+      this.tops.forEach((top, row) => this.drawRow(row, top));
+      this.canvas.dataset.drawn = String(this.marks);
+    }
+
+    drawAxis() {
+      const c = this.c;
+      this.marks = 0;
+      c.font = `11.5px ${this.palette("--sans")}`;
+      c.textBaseline = "top";
+      c.textAlign = "center";
+      c.strokeStyle = this.palette("--grid");
+      c.fillStyle = this.palette("--muted");
+      const span = Math.max(Math.abs(this.low), Math.abs(this.high));
+      const [unit, size] = span >= 1e9 ? ["s", 1e9] : span >= 1e6 ? ["ms", 1e6] : ["µs", 1e3];
+      const found = ticks(this.low, this.high, (this.width - this.left) / 90);
+      const digits = found.length > 1
+        ? Math.max(0, Math.min(9, -Math.floor(Math.log10((found[1] - found[0]) / size)))) : 3;
+      for (const t of found) {
+        const x = this.x(t);
+        c.beginPath();
+        c.moveTo(x, 0);
+        c.lineTo(x, this.body + 4);
+        c.stroke();
+        c.textAlign = x < this.left + 12 ? "left" : "center";
+        if (x < this.width - 24) c.fillText(`${(t / size).toFixed(digits)} ${unit}`, x, this.body + 8);
+      }
+      c.textAlign = "left";
+      c.fillText("rank", 0, this.body + 8);
+    }
+
+    hatch() {
+      const tile = document.createElement("canvas");
+      tile.width = tile.height = 8;
+      const t = tile.getContext("2d");
+      t.fillStyle = this.palette("--bubble-fill");
+      t.fillRect(0, 0, 8, 8);
+      t.strokeStyle = this.palette("--bubble");
+      t.lineWidth = 1;
+      t.beginPath();
+      for (const o of [-8, 0, 8]) {
+        t.moveTo(o - 1, 9);
+        t.lineTo(o + 9, -1);
+      }
+      t.stroke();
+      const pattern = this.c.createPattern(tile, "repeat");
+      pattern.setTransform(new DOMMatrix().scale(0.75));
+      return pattern;
+    }
+
+    drawRow(row, top) {
+      const c = this.c, inner = this.pitch > 14 ? 3 : 1;
+      const height = this.pitch - inner, thin = Math.max(1.5, height * 0.16);
+      const every = Math.ceil(13 / this.pitch);
+      if (row % every === 0) {
+        c.fillStyle = this.palette("--soft");
+        c.textAlign = "right";
+        c.textBaseline = "middle";
+        c.fillText(this.data.rows[row].label, this.left - 8, top + height / 2);
+      }
+      const from = Math.max(this.left, this.x(0));
+      const to = Math.min(this.width - 10, this.x(this.data.total_ns));
+      c.save();
+      c.beginPath();
+      c.rect(this.left, top, this.width - this.left - 10, height + 1);
+      c.clip();
+      c.fillStyle = this.hatching;
+      c.fillRect(from, top, to - from, this.view.coarse ? height : height - thin - 1);
+      if (this.view.coarse) this.drawCoarse(row, top, height);
+      else this.drawSpans(row, top, height, thin);
+      c.restore();
+    }
+
+    drawCoarse(row, top, height) {
+      const bins = this.data.overview.bins, width = this.data.total_ns / bins;
+      for (let i = 0; i < bins; i++) {
+        const style = this.bins[row * bins + i];
+        if (style === this.data.bubble_style) continue;
+        this.c.fillStyle = this.colors[style];
+        this.c.fillRect(this.x(i * width), top, width * this.scale + 0.4, height);
+        this.marks++;
+      }
+    }
+
+    drawSpans(row, top, height, thin) {
+      const c = this.c, s = this.spans, unit = this.data.unit_ns;
+      const transfer = this.data.styles.indexOf("transfer"), block = height - thin - 1;
+      c.textAlign = "center";
+      c.textBaseline = "middle";
+      c.font = `${Math.min(11, block * 0.72)}px ${this.palette("--sans")}`;
+      for (const i of this.byRow[row]) {
+        const x0 = this.x(s.start[i] * unit), x1 = this.x((s.start[i] + s.length[i]) * unit);
+        if (x1 < this.left || x0 > this.width) continue;
+        const wide = x1 - x0;
+        c.fillStyle = this.colors[s.style[i]];
+        this.marks++;
+        if (s.style[i] === transfer) {
+          c.fillRect(x0, top + height - thin, Math.max(0.6, wide), thin);
+          continue;
+        }
+        c.fillRect(x0, top, Math.max(0.6, wide - (wide > 4 ? 1 : wide > 2 ? 0.5 : 0)), block);
+        if (s.microbatch[i] !== this.data.nothing && block >= 11) {
+          const text = String(s.microbatch[i]);
+          if (wide > 7 * text.length + 4) {
+            c.fillStyle = this.onColors[s.style[i]];
+            c.fillText(text, (Math.max(x0, this.left) + Math.min(x1, this.width - 10)) / 2, top + block / 2 + 0.5);
+          }
+        }
+      }
+    }
+
+    /* The span under a point; a thin one only in the lower part of its row. */
+    at(px, py) {
+      const row = this.tops.findIndex((top) => py >= top && py < top + this.pitch);
+      if (row < 0 || px < this.left || this.view.coarse) return null;
+      const s = this.spans, unit = this.data.unit_ns, slack = 1.5 / this.scale;
+      const time = this.low + (px - this.left) / this.scale;
+      const lower = py - this.tops[row] > this.pitch * 0.76;
+      const transfer = this.data.styles.indexOf("transfer");
+      let found = null, gap = null;
+      for (const i of this.byRow[row]) {
+        const begin = s.start[i] * unit, end = begin + s.length[i] * unit;
+        const thin = s.style[i] === transfer;
+        if (time >= begin - slack && time <= end + slack) {
+          if (found === null || thin === lower) found = i;
+        } else if (!thin && s.wait[i] && time < begin && time >= begin - s.wait[i] * unit) gap = i;
+      }
+      return found !== null ? { span: found } : gap !== null ? { gap } : null;
+    }
+
+    describe(hit) {
+      const s = this.spans, d = this.data, i = hit.span ?? hit.gap;
+      const row = d.rows[s.row[i]], none = d.nothing;
+      const what = d.kinds[s.kind[i]].replaceAll("_", " ");
+      const mb = s.microbatch[i] === none ? "" : `, microbatch ${s.microbatch[i]}`;
+      const place = this.paired ? `rank ${row.group} (${row.label.endsWith("run") ? "measured" : "simulated"})` : `rank ${row.label}`;
+      const transfer = d.styles[s.style[i]] === "transfer";
+      const lines = [`${what}, stage ${s.stage[i]}${mb}`];
+      if (hit.gap !== undefined) lines[0] = `${place} waits before: ${lines[0]}`;
+      else {
+        const from = transfer && s.peer[i] !== none ? `, from rank ${s.peer[i]}` : "";
+        lines.push(`${place}${from}`, `start ${shown(s.start[i] * d.unit_ns)}, duration ${shown(s.length[i] * d.unit_ns)}`);
+      }
+      if (s.wait[i]) {
+        const cmb = s.cause_microbatch[i] === none ? "" : ` of microbatch ${s.cause_microbatch[i]}`;
+        const peer = s.cause[i] < 5 && s.peer[i] !== none ? `, ${s.cause[i] < 3 ? "from" : "by"} rank ${s.peer[i]}` : "";
+        lines.push(`waited ${shown(s.wait[i] * d.unit_ns)} for ${CAUSES[s.cause[i]]}${cmb}${peer}`);
+      } else if (!transfer) lines.push("waited for nothing");
+      return lines.join("\n");
+    }
+
+    listen() {
+      const tip = document.getElementById("tip"), canvas = this.canvas;
+      let dragging = null;
+      const place = (event) => {
+        const box = canvas.getBoundingClientRect();
+        return [event.clientX - box.left, event.clientY - box.top];
+      };
+      canvas.addEventListener("pointermove", (event) => {
+        const [px, py] = place(event);
+        if (dragging !== null) {
+          tip.hidden = true;
+          this.draw();
+          this.c.fillStyle = this.palette("--accent");
+          this.c.globalAlpha = 0.18;
+          this.c.fillRect(Math.min(dragging, px), 0, Math.abs(px - dragging), this.body);
+          this.c.globalAlpha = 1;
+          return;
+        }
+        const hit = this.at(px, py);
+        tip.hidden = hit === null;
+        if (hit === null) return;
+        tip.textContent = this.describe(hit);
+        const right = document.documentElement.clientWidth - tip.offsetWidth - 8;
+        tip.style.left = `${Math.max(8, Math.min(event.clientX + 14, right))}px`;
+        const below = event.clientY + 18 + tip.offsetHeight < window.innerHeight;
+        tip.style.top = `${below ? event.clientY + 18 : event.clientY - 12 - tip.offsetHeight}px`;
+      });
+      canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
+      canvas.addEventListener("pointerdown", (event) => {
+        if (event.button !== 0 || event.pointerType === "touch") return;
+        dragging = place(event)[0];
+        canvas.setPointerCapture(event.pointerId);
+      });
+      canvas.addEventListener("pointerup", (event) => {
+        if (dragging === null) return;
+        const ends = [dragging, place(event)[0]].sort((a, b) => a - b);
+        dragging = null;
+        const times = ends.map((px) => this.low + (Math.max(px, this.left) - this.left) / this.scale);
+        if (ends[1] - ends[0] > 5) this.zoom(times[0], times[1]);
+        else this.draw();
+      });
+      canvas.addEventListener("pointercancel", () => { dragging = null; this.draw(); });
+      canvas.addEventListener("dblclick", () => this.select(this.views.indexOf(this.view)));
+      canvas.addEventListener("keydown", (event) => {
+        const width = this.high - this.low, middle = (this.low + this.high) / 2;
+        const change = {
+          ArrowLeft: [this.low - width / 5, this.high - width / 5],
+          ArrowRight: [this.low + width / 5, this.high + width / 5],
+          "+": [middle - width / 3, middle + width / 3],
+          "=": [middle - width / 3, middle + width / 3],
+          "-": [middle - width * 0.75, middle + width * 0.75],
+        }[event.key];
+        if (!change) return;
+        event.preventDefault();
+        this.zoom(change[0], change[1]);
+      });
+    }
+  }
+
+  return Timeline;
+})();
