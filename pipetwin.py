@@ -47,6 +47,10 @@ ReportFile = Annotated[Path | None, Parameter(help="Write an HTML report to this
 TraceFile = Annotated[
     Path | None, Parameter(help="Write a gzipped Chrome trace (for ui.perfetto.dev) to this file.")
 ]
+Device = Annotated[
+    str,
+    Parameter(help="With --runs: the device (or cluster), from the catalogue, as a100-80gb."),
+]
 ProfileFile = Annotated[
     Path | None, Parameter(help="Take times from this profile (of `measure` or `calibrate`).")
 ]
@@ -78,11 +82,11 @@ def scenario_check(*scenario: str, set: Overrides | None = None) -> int:
     """Check scenario files; print every problem with its place."""
     from reports import terminal
     from scenarios.catalogue import catalogue
-    from scenarios.errors import ScenarioError
+    from scenarios.errors import Problem, ScenarioError
     from scenarios.loader import check_partial, load
 
     partial = {entry.name for entry in catalogue() if entry.kind != "scenario"}
-    problems = []
+    problems: list[Problem] = []
     for name in scenario:
         try:
             if name in partial:
@@ -279,7 +283,7 @@ def measure(
     quick
         A small grid with few repetitions, to see that it works.
     """
-    from executor.commands import measure_scenario
+    from executor.measure import measure_scenario
     from reports import files, terminal
     from scenarios.loader import load
     from sim.cost.profile_file import write_profile
@@ -297,7 +301,8 @@ def calibrate(
     *measured: Path,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     runs: Annotated[Path | None, Parameter(help="A CSV of whole-iteration times.")] = None,
-    device: Annotated[str, Parameter(help="With --runs: the device, from the catalogue.")] = "",
+    device: Device = "",
+    set: Overrides | None = None,
     json: Json = False,
     force: Force = False,
 ) -> int:
@@ -319,11 +324,15 @@ def calibrate(
     if runs is not None and measured:
         raise CalibrationError("give either measured files or --runs, not both")
     if runs is not None:
-        found = files.calibrate_csv(runs, device, terminal.progress())
+        from sim.log_calibration import calibrate_from_log
+
+        cluster = files.cluster(device, set or ())
+        log = calibrate_from_log(runs, cluster, terminal.progress())
+        found, sets = log.profile, log.sets
     else:
-        found = calibrate_from_runs([read_measurement(path) for path in measured])
+        found, sets = calibrate_from_runs([read_measurement(path) for path in measured]), ()
     write_profile(found, output, force=force)
-    terminal.show_profile(found, output, as_json=json)
+    terminal.show_profile(found, output, as_json=json, sets=sets)
     return 0
 
 
@@ -334,6 +343,10 @@ def validate(
         Path | None, Parameter(help="A file that `pipetwin run -o` wrote for the scenario.")
     ] = None,
     profile: ProfileFile = None,
+    runs: Annotated[
+        Path | None, Parameter(help="Instead of --measured: a CSV of whole-iteration times.")
+    ] = None,
+    device: Device = "",
     calibrate_on: Annotated[
         list[str] | None,
         Parameter(
@@ -366,8 +379,14 @@ def validate(
     from reports import files, terminal
 
     files.check_outputs((report,), force=force)
+    if runs is not None:
+        from sim.log_calibration import validate_log
+
+        scores = validate_log(runs, files.cluster(device, set or ()), files.profile(profile))
+        terminal.show_sets((scores,), as_json=json)
+        return files.exit_code((float(str(scores["mape"])),), max_error)
     if calibrate_on:
-        from executor.commands import closed_loop
+        from executor.loop import closed_loop
 
         result = closed_loop(
             scenario, calibrate_on, set or (), rounds=rounds, progress=terminal.progress()

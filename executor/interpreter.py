@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -55,6 +55,21 @@ class IterationRecord:
     foreign: float | None
     loss: float | None
 
+    def moved(self, to_reference_ns: Callable[[int], int]) -> IterationRecord:
+        """The same with this rank's times on another clock; a message's start is its sender's own,
+        known only on one host, and dropped."""
+        records = tuple(
+            replace(
+                r,
+                start_ns=to_reference_ns(r.start_ns)
+                if r.start_ns is not None and r.lane in ("compute", "collective")
+                else None,
+                end_ns=to_reference_ns(r.end_ns) if r.end_ns is not None else None,
+            )
+            for r in self.records
+        )
+        return replace(self, records=records)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Groups:
@@ -79,8 +94,11 @@ class Interpreter:
         data: Data,
         marks: Marks,
         deadline_s: float,
+        keep_gradients: bool = False,
     ) -> None:
         self.program, self.rank = program, rank
+        self.keep_gradients = keep_gradients
+        self.kept: dict[str, Tensor] = {}
         self.schedule = program.schedule
         self.runners, self.optimizers = runners, optimizers
         self.transport, self.groups, self.data, self.marks = transport, groups, data, marks
@@ -278,6 +296,7 @@ class Interpreter:
         return end
 
     def _gradient_norm(self, step: Step, inputs: tuple[Action, ...], last: Any) -> Any:
+        self._keep_gradients()
         squared = torch.stack([o.squared_norm() for o in self.optimizers.values()]).sum()
         if self.groups.everyone is not None:
             dist.all_reduce(squared, group=self.groups.everyone)
@@ -287,7 +306,14 @@ class Interpreter:
         self.raw.append(("collective", step[0], last, end))
         return end
 
+    def _keep_gradients(self) -> None:
+        """Copy the whole gradients, once an iteration, before clipping and the step change them."""
+        if self.keep_gradients and not self.kept:
+            for runner in self.runners.values():
+                self.kept.update({n: g.cpu().clone() for n, g in runner.gradients.items()})
+
     def _optimizer(self, step: Step, inputs: tuple[Action, ...], last: Any) -> Any:
+        self._keep_gradients()
         for optimizer in self.optimizers.values():
             optimizer.step()
         end = self.marks.mark()
@@ -305,6 +331,7 @@ class Interpreter:
         for runner in self.runners.values():
             runner.zero_grad()
         self.raw, self.messages = [], []
+        self.kept = {}
         self.foreign_ns = self.compute_ns = 0
 
     def _record(self) -> IterationRecord:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import torch
 
+from executor.clocks import DeviceClock
+
 
 class Marks(Protocol):
     """Takes marks, and reads them as nanoseconds of the host's monotonic clock afterwards."""
@@ -47,40 +49,28 @@ class HostMarks:
         """See Marks."""
 
 
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-
 class CudaMarks:
-    """CUDA events on the current stream, tied to the host's clock once an iteration.
-
-    The tie is taken with the device idle, so its error is the time of one event record and
-    synchronisation (about 10 us); within an iteration events are exact to 0.5 us.
-    """
+    """CUDA events on the current stream, read on the host's clock through one anchor an iteration
+    (executor.clocks.DeviceClock)."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._origin = _event()
-        self._origin_ns = 0
+        self._clock: DeviceClock | None = None
 
     def begin(self) -> None:
         """See Marks."""
-        torch.cuda.synchronize(self._device)
-        self._origin = _event()
-        self._origin.record()
-        self._origin.synchronize()
-        self._origin_ns = time.monotonic_ns()
+        self._clock = DeviceClock(self._device)
 
     def mark(self) -> torch.cuda.Event:
         """See Marks."""
-        event = _event()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
     def read(self, mark: torch.cuda.Event) -> int:
         """See Marks."""
-        milliseconds: float = self._origin.elapsed_time(mark)
-        return self._origin_ns + round(milliseconds * 1e6)
+        assert self._clock is not None, "begin was not called"
+        return self._clock.time_ns(mark)
 
     def settle(self) -> None:
         """See Marks."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from scenarios.errors import ScenarioError
-from scenarios.loader import Loaded, load
+from scenarios.loader import Loaded, load, load_cluster
+from scenarios.schema import Cluster
 from scenarios.writing import check_writable, write_whole
 from sim.calibration import CalibrationError
 from sim.comparison import Comparison, compare
 from sim.cost.profile import Profile
+from sim.cost.profile_file import ProfileError, read_profile
+from sim.cost.runs import RunsError
 from sim.engine.simpy_engine import Deadlock
 from sim.measurement import Measurement, MeasurementError, read_measurement
 from sim.prediction import Prediction, predict
@@ -39,6 +41,8 @@ def is_bad_input(error: Exception) -> bool:
         Deadlock,
         CalibrationError,
         MeasurementError,
+        ProfileError,
+        RunsError,
         OSError,
     )
     if isinstance(error, kinds):
@@ -60,8 +64,6 @@ def profile(path: Path | None) -> Profile | None:
     """The profile of a file; None for none."""
     if path is None:
         return None
-    from sim.cost.profile_file import read_profile
-
     return read_profile(path)
 
 
@@ -165,15 +167,11 @@ def exit_code(errors: Iterable[float], max_error: float | None) -> int:
     return int(max_error is not None and any(abs(e) > max_error for e in errors))
 
 
-def calibrate_csv(path: Path, device: str, progress: Callable[[str], None]) -> Profile:
-    """Fit the device model to a CSV of whole-iteration times."""
-    from sim.cost.fit import fit_runs
-    from sim.cost.runs import read_runs, runs_cluster
-
+def cluster(device: str, overrides: Sequence[str]) -> Cluster:
+    """The cluster that a file of runs is of, by its name or its device's."""
     if not device:
-        raise InputError("--runs needs --device, as --device a100-80gb")
-    cluster = runs_cluster(device)
-    started = time.monotonic()
-    found = fit_runs(read_runs(path, cluster), progress=progress)
-    progress(f"fitted in {time.monotonic() - started:.0f} s")
-    return found
+        raise InputError(
+            "--runs needs --device: a device or a cluster of the catalogue, as "
+            "`--device a100-80gb`, or a file"
+        )
+    return load_cluster(device, overrides)

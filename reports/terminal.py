@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -148,13 +148,19 @@ def show_measurement(measurement: Measurement, check: Any, *, as_json: bool) -> 
         console.print(Text(str(check), style="green" if check.passed else "bold red"))
 
 
-def show_profile(profile: Profile, path: Path, *, as_json: bool) -> None:
+def show_profile(
+    profile: Profile,
+    path: Path,
+    *,
+    as_json: bool,
+    sets: Sequence[Mapping[str, object]] = (),
+) -> None:
     """What calibration found, with its spread, and what it could not determine."""
     _done()
     if as_json:
-        from sim.cost.profile_file import profile_to_json
+        from sim.cost.profile_file import to_data
 
-        show_json({"profile": profile_to_json(profile), "file": str(path), "sets": []})
+        show_json({"profile": to_data(profile), "file": str(path), "sets": list(sets)})
         return
     console = _console()
     console.print(Text(f"wrote {path}: {profile.device}, {profile.provenance}", style="bold"))
@@ -189,6 +195,47 @@ def show_profile(profile: Profile, path: Path, *, as_json: bool) -> None:
                 interval = f"{fitted.interval[0]:.4g} .. {fitted.interval[1]:.4g}"
             table.add_row(name, f"{fitted.value:.4g}", interval)
         console.print(table)
+    for scores in sets:
+        _show_scores(console, scores)
+
+
+def show_sets(sets: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
+    """Scores of predictions against tables or files of runs, beside their baselines."""
+    _done()
+    if as_json:
+        show_json({"sets": list(sets)})
+        return
+    for scores in sets:
+        _show_scores(_console(), scores)
+
+
+def _show_scores(console: Console, scores: Mapping[str, Any]) -> None:
+    table = _table("what", "predicted", "measured", "error", right=(1, 2, 3))
+    for point in scores["points"]:
+        table.add_row(
+            point["what"],
+            format_duration_ns(point["predicted_s"] * 1e9),
+            format_duration_ns(point["measured_s"] * 1e9),
+            f"{point['error']:+.1%}",
+        )
+    console.print(table)
+    summary_table = _table(
+        scores["id"], "n", "MAPE", "bias", "worst", "tau", "regret", right=(1, 2, 3, 4, 5, 6)
+    )
+    baselines: Mapping[str, Any] = scores.get("baselines", {})
+    rows = {"pipetwin": scores, **{k.replace("_", " "): v for k, v in baselines.items()}}
+    for name, row in rows.items():
+        tau, regret = row["kendall_tau"], row["regret"]
+        summary_table.add_row(
+            name,
+            str(row["n"]),
+            f"{row['mape']:.1%}",
+            f"{row['bias']:+.1%}",
+            f"{row['worst']:.1%}",
+            f"{tau:.2f}" if tau is not None else "",
+            f"{regret:.1%}" if regret is not None else "",
+        )
+    console.print(summary_table)
 
 
 def comparison_json(prediction: Prediction, comparison: Comparison) -> dict[str, object]:

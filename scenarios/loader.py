@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from scenarios.catalogue import catalogue
 from scenarios.compose import compose
 from scenarios.errors import Origin, Problem, ScenarioError
 from scenarios.files import Node, kind_of_path
-from scenarios.schema import Scenario
+from scenarios.schema import Cluster, Scenario
 from scenarios.validate import validate
 
 
@@ -62,6 +63,29 @@ def check_partial(name_or_path: str | Path, overrides: Sequence[str] = ()) -> No
     problems = [*composed.problems, *validate(composed.root, partial=True)[1]]
     if problems:
         raise ScenarioError(problems)
+
+
+def load_cluster(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Cluster:
+    """Load a cluster by itself: a cluster file, or a device, on the catalogue's cluster of it.
+
+    Raises ScenarioError where the file is wrong, or holds neither.
+    """
+    composed = compose(name_or_path, tuple(overrides))
+    scenario, problems = validate(composed.root, partial=True)
+    problems = [*composed.problems, *problems]
+    if problems:
+        raise ScenarioError(problems)
+    if scenario is not None and scenario.cluster is not None:
+        return scenario.cluster
+    node, found = composed.root.find(("cluster", "device", "name"))
+    for entry in catalogue():
+        if found and entry.kind == "cluster":
+            cluster = load_cluster(entry.name, overrides)
+            if cluster.device.name == node.value:
+                return cluster
+    where = Origin(file=str(composed.path), line=1, column=1)
+    message = "holds no cluster: name one, as `clusters/dgx-a100`, or its device, as `a100-80gb`"
+    raise ScenarioError([Problem.at(where, "cluster", message)])
 
 
 def _with_schedule_file(root: Node, problems: list[Problem]) -> Node:

@@ -84,7 +84,8 @@ class Efficiency:
     launch: DurationNs = 4_000
     """Fixed time of every kernel."""
     layer_overhead: DurationNs = 0
-    """Fixed host time of one layer's forward or backward pass beyond its kernels."""
+    """Host time of one layer's forward or backward pass: a floor under the time of its kernels,
+    which the host launches one by one."""
     optimizer_bandwidth: Fraction01 = 0.8
     """Fraction of the memory bandwidth that the optimizer step reaches."""
     iteration_overhead: DurationNs = 0
@@ -198,6 +199,9 @@ class Plan:
     p2p: Literal["overlapped", "blocking"] = "overlapped"
     """Transfers between stages: on their own lanes, or on the compute lane as a rendezvous of both
     ends (Megatron-LM's batched isend/irecv and wait)."""
+    scatter_gather: StrictBool = False
+    """Whether each tensor rank sends its share of a message and the receivers gather it within
+    their group (arXiv 2104.04473, section 4.1)."""
     clip_gradients: StrictBool = False
     """Whether the optimizer waits for the gradient norm over all ranks."""
 

@@ -37,7 +37,7 @@ class CalibrationError(ValueError):
     """The runs given do not determine a profile; the message says what is missing."""
 
 
-class _Makeup(NamedTuple):
+class Makeup(NamedTuple):
     """What a pass consists of: how many layers, whether embedding, whether head."""
 
     num_layers: int
@@ -46,10 +46,12 @@ class _Makeup(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Sample:
+class Sample:
+    """One measured pass."""
+
     shape: Shape
     pass_: Pass
-    makeup: _Makeup
+    makeup: Makeup
     duration_ns: int
 
 
@@ -68,8 +70,29 @@ def calibrate_from_runs(measurements: Sequence[Measurement]) -> Profile:
             f"the runs are of different devices ({', '.join(sorted(devices))}): "
             "a profile is of one device, so calibrate each by itself"
         )
-    samples = [s for m in measurements for s in _samples(m)]
-    groups: dict[tuple[Shape, Pass], list[_Sample]] = defaultdict(list)
+    times, ratios = fit_parts([s for m in measurements for s in _samples(m)])
+    first = measurements[0].environment
+    return Profile(
+        device=devices.pop(),
+        provenance="calibrated from "
+        + ", ".join(f"{m.scenario.name} ({len(m.judged)} iterations)" for m in measurements),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        software={str(k): str(v) for k, v in _mapping(first.get("software")).items()},
+        host=str(first.get("host", "")),
+        times=times,
+        post=_message_time(measurements, SENDS, "compute"),
+        unpack=_message_time(measurements, RECEIVES, "compute"),
+        transfer=_message_time(measurements, RECEIVES, "transfer"),
+        ratios=thin(ratios),
+        raw=tuple(_raw(m) for m in measurements),
+    )
+
+
+def fit_parts(
+    samples: Sequence[Sample],
+) -> tuple[dict[Shape, dict[tuple[Part, Pass], PartTime]], list[float]]:
+    """Per shape the time of every (part, pass), and measured over fitted time of every pass."""
+    groups: dict[tuple[Shape, Pass], list[Sample]] = defaultdict(list)
     for sample in samples:
         groups[sample.shape, sample.pass_].append(sample)
     times: dict[Shape, dict[tuple[Part, Pass], PartTime]] = defaultdict(dict)
@@ -80,21 +103,7 @@ def calibrate_from_runs(measurements: Sequence[Measurement]) -> Profile:
             times[shape][part, pass_] = time
         if pass_ != "optimizer":
             ratios += group_ratios
-    first = measurements[0].environment
-    return Profile(
-        device=devices.pop(),
-        provenance="calibrated from "
-        + ", ".join(f"{m.scenario.name} ({len(m.judged)} iterations)" for m in measurements),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        software={str(k): str(v) for k, v in _mapping(first.get("software")).items()},
-        host=str(first.get("host", "")),
-        times=dict(times),
-        post=_message_time(measurements, SENDS, "compute"),
-        unpack=_message_time(measurements, RECEIVES, "compute"),
-        transfer=_message_time(measurements, RECEIVES, "transfer"),
-        ratios=_thin(ratios),
-        raw=tuple(_raw(m) for m in measurements),
-    )
+    return dict(times), ratios
 
 
 def _device(measurement: Measurement) -> str:
@@ -106,7 +115,7 @@ def _mapping(value: object) -> Mapping[object, object]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _samples(measurement: Measurement) -> list[_Sample]:
+def _samples(measurement: Measurement) -> list[Sample]:
     scenario = measurement.scenario
     shape = shape_of(scenario)
     parts = partition(scenario)
@@ -121,23 +130,23 @@ def _samples(measurement: Measurement) -> list[_Sample]:
                 makeup = _together([parts[s] for s in schedule.stages_of(span.rank)])
             else:
                 makeup = _together([parts[span.action.stage]])
-            found.append(_Sample(shape, pass_, makeup, span.duration_ns))
+            found.append(Sample(shape, pass_, makeup, span.duration_ns))
     return found
 
 
-def _together(parts: Sequence[StagePart]) -> _Makeup:
-    return _Makeup(
+def _together(parts: Sequence[StagePart]) -> Makeup:
+    return Makeup(
         sum(p.num_layers for p in parts),
         any(p.embedding for p in parts),
         any(p.head for p in parts),
     )
 
 
-def _fit(samples: Sequence[_Sample]) -> tuple[dict[Part, PartTime], list[float]]:
+def _fit(samples: Sequence[Sample]) -> tuple[dict[Part, PartTime], list[float]]:
     """The times of the parts, and every sample's measured over fitted time."""
     from scipy.optimize import nnls
 
-    by_makeup: dict[_Makeup, list[int]] = defaultdict(list)
+    by_makeup: dict[Makeup, list[int]] = defaultdict(list)
     for sample in samples:
         by_makeup[sample.makeup].append(sample.duration_ns)
     makeups = sorted(by_makeup)
@@ -175,7 +184,7 @@ def _fit(samples: Sequence[_Sample]) -> tuple[dict[Part, PartTime], list[float]]
     return parts, ratios
 
 
-def _count(makeup: _Makeup, part: Part) -> int:
+def _count(makeup: Makeup, part: Part) -> int:
     counts: dict[Part, int] = {
         "action": 1,
         "layer": makeup.num_layers,
@@ -230,7 +239,7 @@ def message_bytes(measurement: Measurement) -> int:
     return plan.micro_batch * model.sequence * model.hidden * PRECISION_BYTES[plan.precision]
 
 
-def _thin(ratios: list[float]) -> tuple[float, ...]:
+def thin(ratios: list[float]) -> tuple[float, ...]:
     """At most `_MAX_RATIOS` of the ratios, evenly over their order, to four digits."""
     ordered = sorted(ratios)
     if len(ordered) > _MAX_RATIOS:

@@ -58,6 +58,25 @@ class Comparison:
     memory: tuple[tuple[int, int] | None, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopRow:
+    """One scenario of a closed loop: in every round predicted by a profile that was calibrated on
+    other runs of the same round, and measured; errors are medians over the rounds of simulated over
+    measured, less 1, pair by pair.
+
+    run_to_run_spread: half the interquartile range of the iteration time over its median.
+    predicted_ns, measured_ns: medians over the rounds.
+    """
+
+    scenario: str
+    structural_error: float
+    predictive_error: float
+    run_to_run_spread: float
+    predicted_ns: int
+    measured_ns: int
+    rounds: int
+
+
 def compare(prediction: Prediction, measurement: Measurement) -> Comparison:
     """Hold a prediction against a measurement of the same scenario.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -67,8 +68,8 @@ def predict(
     """
     program = build_program(scenario)
     costs = cost_table(scenario, program, profile)
-    parts = {
-        (key.kind.value, key.stage, key.slice_index): dict(cost.parts)
+    parts: dict[tuple[str, int, int], Mapping[str, int]] = {
+        (key.kind.value, key.stage, key.slice_index): {str(k): v for k, v in cost.parts.items()}
         for key, cost in costs.costs.items()
     }
     timeline = replace(simulate(program, costs), parts=parts)

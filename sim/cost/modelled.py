@@ -140,18 +140,16 @@ def stage_times(part: StagePart, times: PartTimes) -> PassTimes:
     return found
 
 
-def message(
-    setup: Setup, sender: int, receiver: int, tokens: int, *, scatter_gather: bool
-) -> tuple[Transfer, Parts, Parts]:
+def message(setup: Setup, sender: int, receiver: int, tokens: int) -> tuple[Transfer, Parts, Parts]:
     """A message between pipeline ranks: its transfer, and the time of posting and unpacking it.
 
-    scatter_gather: each tensor rank sends its share, and the receivers gather it within their
-    group (arXiv 2104.04473, section 4.1). Posting and unpacking cost a launch each.
+    With plan.scatter_gather each tensor rank sends its share, and the receivers gather it within
+    their group (arXiv 2104.04473, section 4.1). Posting and unpacking cost a launch each.
     Not modelled: waiting for the whole device at each message, as Megatron-LM of 2021 does.
     """
     plan, cluster = setup.plan, setup.cluster
     whole = PRECISION_BYTES[plan.precision] * plan.micro_batch * tokens * setup.model.hidden
-    scattered = scatter_gather and plan.tensor > 1
+    scattered = plan.scatter_gather and plan.tensor > 1
     payload = -(-whole // plan.tensor) if scattered else whole
     launch = float(cluster.device.efficiency.launch)
     gather = all_gather_ns(whole, tensor_group(cluster, plan), cluster) if scattered else 0.0

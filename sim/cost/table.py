@@ -46,13 +46,9 @@ def cost_table(
     scenario: Scenario,
     program: Program,
     profile: Profile | None = None,
-    *,
-    scatter_gather: bool | None = None,
 ) -> CostTable:
     """Costs of every action and message of a program.
 
-    scatter_gather: whether tensor ranks send a share of a message each and gather it; unless
-    given, with `p2p: blocking` on GPUs and no measured transfer, as Megatron-LM does.
     Raises ValueError where the scenario has neither costs nor both a model and a cluster.
     """
     if scenario.costs is not None:
@@ -63,14 +59,9 @@ def cost_table(
     parts = partition(scenario, program.schedule.num_stages)
     costs, assumed = _passes(setup, program, profile, parts)
     transfers: dict[CostKey, Transfer] = {}
-    scatter = scatter_gather
-    if scatter is None:
-        measured = profile is not None and profile.transfer is not None
-        gpu = setup.cluster.device.kind == "gpu"
-        scatter = setup.plan.p2p == "blocking" and gpu and not measured
     for action in _distinct(program):
         if action.kind in SENDS:
-            _add_message(setup, program, profile, action, costs, transfers, scatter=scatter)
+            _add_message(setup, program, profile, action, costs, transfers)
         elif action.kind in FLUSH:
             key = CostKey(action.kind, action.stage)
             costs[key] = rounded(_flush(setup, program, profile, parts, action))
@@ -133,8 +124,6 @@ def _add_message(
     action: Action,
     costs: dict[CostKey, Cost],
     transfers: dict[CostKey, Transfer],
-    *,
-    scatter: bool,
 ) -> None:
     schedule, receive = program.schedule, partner(action)
     key = CostKey(action.kind, action.stage, action.slice_index, action.pipe)
@@ -142,7 +131,7 @@ def _add_message(
     source = schedule.rank_of(action.stage, action.pipe)
     target = schedule.rank_of(receive.stage, receive.pipe)
     _, tokens = slices_of(setup.model.sequence, schedule.num_slices)[action.slice_index]
-    transfer, post, unpack = message(setup, source, target, tokens, scatter_gather=scatter)
+    transfer, post, unpack = message(setup, source, target, tokens)
     if profile is not None:
         rows = setup.plan.micro_batch * tokens
         payload = PRECISION_BYTES[setup.plan.precision] * rows * setup.model.hidden

@@ -1,0 +1,128 @@
+"""What the command line asks of the executor: run, check, the closed loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from executor.launching import run_session
+from executor.reference import reference
+from executor.session import Assignment, Visit, double_precision
+from scenarios.schema import Scenario
+from sim.measurement import Measurement
+
+Progress = Callable[[str], None]
+_CHECK_ITERATIONS = 3
+_TOLERANCE = 1e-10
+
+
+class UnsupportedPlan(ValueError):
+    """The executor cannot run this plan; the message says which part, and what it can."""
+
+    is_bad_input = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """Largest relative differences to a single process in float64, after three iterations.
+
+    loss: of any iteration; gradients: of the third, relative to each tensor's largest element;
+    weights: after the third optimizer step.
+    """
+
+    loss: float
+    gradients: float
+    weights: float
+    num_tensors: int
+    tolerance: float = _TOLERANCE
+
+    @property
+    def passed(self) -> bool:
+        """Whether all three are within the tolerance."""
+        return max(self.loss, self.gradients, self.weights) <= self.tolerance
+
+    def __str__(self) -> str:
+        verdict = "equals" if self.passed else "DIFFERS FROM"
+        return (
+            f"check: the run {verdict} a single process in float64 over {_CHECK_ITERATIONS} "
+            f"iterations: loss {self.loss:.1e}, gradients {self.gradients:.1e}, weights "
+            f"{self.weights:.1e} relative ({self.num_tensors} tensors; at most {self.tolerance:g})"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """A measured run and, where asked, its check against the reference."""
+
+    measurement: Measurement
+    check: CheckResult | None
+
+
+def run_scenario(
+    scenario: Scenario, *, check: bool = False, progress: Progress = lambda text: None
+) -> RunResult | None:
+    """Execute a scenario; None on the ranks of a torchrun job that have nothing to tell.
+
+    Raises UnsupportedPlan, or RankFailure with every rank's story where a rank dies.
+    """
+    require_supported(scenario)
+    execution = scenario.execution
+    visit = Visit(job=0, warmup=execution.warmup, iterations=execution.iterations)
+    progress(f"running {scenario.name}: {scenario.plan.pipeline} ranks, {execution.iterations}...")
+    measured = run_session(Assignment(scenarios=(scenario,), visits=(visit,)))
+    result = None
+    if check:
+        progress("checking against a single process in float64 ...")
+        result = check_against_reference(scenario)
+    if measured is None:
+        return None
+    return RunResult(measurement=measured.measurements[0], check=result)
+
+
+def require_supported(scenario: Scenario) -> None:
+    """Raise UnsupportedPlan where the executor cannot run the scenario."""
+    plan = scenario.plan
+    problems = []
+    if scenario.model is None:
+        problems.append("it has costs but no model: only `simulate` can replay it")
+    for name in ("tensor", "data"):
+        degree = getattr(plan, name)
+        if degree > 1:
+            problems.append(
+                f"plan.{name} is {degree}: the executor runs pipelines alone so far, so 1 is needed"
+            )
+    if problems:
+        raise UnsupportedPlan(f"{scenario.name} cannot be run: " + "; ".join(problems))
+
+
+def check_against_reference(scenario: Scenario) -> CheckResult | None:
+    """Run three iterations in float64 and hold them against the plain single process."""
+    exact = double_precision(scenario)
+    visit = Visit(job=0, warmup=0, iterations=_CHECK_ITERATIONS)
+    run = run_session(Assignment(scenarios=(exact,), visits=(visit,), keep_tensors=True))
+    if run is None:
+        return None
+    expected = reference(exact, _CHECK_ITERATIONS)
+    losses = run.measurements[0].losses
+    pairs = zip(losses, expected.losses, strict=True)
+    return CheckResult(
+        loss=max(abs(a - b) / abs(b) for a, b in pairs),
+        gradients=_difference(run.gradients, expected.gradients),
+        weights=_difference(run.weights, expected.weights),
+        num_tensors=len(expected.weights),
+    )
+
+
+def _difference(found: dict[str, list[Tensor]], expected: dict[str, Tensor]) -> float:
+    """The largest difference relative to each tensor's largest element; every copy is compared."""
+    if found.keys() != expected.keys():
+        missing = sorted(found.keys() ^ expected.keys())
+        raise AssertionError(f"the ranks together do not hold the model: {missing[:4]}")
+    worst = 0.0
+    for name, copies in found.items():
+        scale = float(expected[name].abs().max()) or 1.0
+        for copy in copies:
+            worst = max(worst, float((copy - expected[name]).abs().max()) / scale)
+    return worst

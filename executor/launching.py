@@ -1,0 +1,163 @@
+"""Where ranks come from: started here on this host, or torchrun's, joined; and what they were.
+
+The same target runs either way. Under torchrun the results meet on rank 0, the only one to go on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from executor.clocks import measure_offset
+from executor.launch import RankContext, joined, launch, under_torchrun
+from executor.pinning import pin
+from executor.session import Assignment, RankResult, assemble, run_visits
+from sim.measurement import Measurement
+
+RUN_LIMIT_S = 24 * 3600.0
+
+
+class LaunchError(RuntimeError):
+    """The ranks that are needed cannot be had; the message says why."""
+
+    is_bad_input = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankResults:
+    """What every rank gave back, by rank, and what they ran on."""
+
+    results: tuple[Any, ...]
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionResult:
+    """A session's measurements, one per visit; and, where asked, every rank's copy of each gradient
+    and weight by parameter name."""
+
+    measurements: tuple[Measurement, ...]
+    gradients: dict[str, list[Tensor]]
+    weights: dict[str, list[Tensor]]
+    environment: Mapping[str, Any]
+
+
+def device_kind(num_ranks: int, kind: str) -> str:
+    """`cuda` where the scenario's devices are GPUs and this host has one for each rank, else `cpu`.
+
+    kind: scenarios.schema.Device.kind.
+    """
+    wanted = kind == "gpu" and torch.cuda.is_available()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", num_ranks))
+    return "cuda" if wanted and torch.cuda.device_count() >= local else "cpu"
+
+
+def run_ranks(
+    num_ranks: int, target: str, payload: Any, *, deadline_s: float, device: str = "cpu"
+) -> RankResults | None:
+    """Run `module:function` (of a RankContext and the payload) on every rank.
+
+    Starts the ranks here, or joins torchrun's; None on all but rank 0 of those.
+    Raises LaunchError where torchrun started another number of ranks, RankFailure where one fails.
+    """
+    if not under_torchrun():
+        results = launch(num_ranks, target, payload, deadline_s=deadline_s, pin=True, device=device)
+        return RankResults(results=tuple(results), environment=describe_host(num_ranks, device))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world != num_ranks:
+        raise LaunchError(
+            f"torchrun started {world} ranks, but the scenario's pipeline has {num_ranks}: start "
+            f"{num_ranks}, as `torchrun --nproc-per-node {num_ranks}` on one machine"
+        )
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device == "cpu":
+        pin(local, num_local_ranks=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    module, name = target.split(":")
+    with joined(deadline_s=deadline_s, device=device) as context:
+        result = getattr(importlib.import_module(module), name)(context, payload)
+        gathered: list[Any] | None = [None] * num_ranks if context.rank == 0 else None
+        dist.gather_object(result, gathered)
+    if gathered is None:
+        return None
+    return RankResults(results=tuple(gathered), environment=describe_host(num_ranks, device))
+
+
+def run_session(assignment: Assignment) -> SessionResult | None:
+    """Run a session's visits and assemble its measurements; None on torchrun's other ranks."""
+    first = assignment.scenarios[0]
+    num_ranks = first.plan.pipeline
+    kind = first.cluster.device.kind if first.cluster is not None else "cpu"
+    device = device_kind(num_ranks, kind)
+    found = run_ranks(
+        num_ranks,
+        "executor.launching:session_main",
+        assignment,
+        deadline_s=RUN_LIMIT_S,
+        device=device,
+    )
+    if found is None:
+        return None
+    results: Sequence[RankResult] = found.results
+    environment = {**found.environment, **results[0].environment}
+    environment["clock_uncertainty_ns"] = max(
+        int(str(r.environment.get("clock_uncertainty_ns", 0))) for r in results
+    )
+    gradients: dict[str, list[Tensor]] = {}
+    weights: dict[str, list[Tensor]] = {}
+    for result in results:
+        for name, tensor in result.gradients.items():
+            gradients.setdefault(name, []).append(tensor)
+        for name, tensor in result.weights.items():
+            weights.setdefault(name, []).append(tensor)
+    return SessionResult(
+        measurements=assemble(assignment, results, environment),
+        gradients=gradients,
+        weights=weights,
+        environment=environment,
+    )
+
+
+def session_main(context: RankContext, assignment: Assignment) -> RankResult:
+    """A rank's part of a session, its times moved to rank 0's clock."""
+    before = measure_offset(context.store, context.rank, context.num_ranks, name="before")
+    result = run_visits(assignment, context)
+    after = measure_offset(context.store, context.rank, context.num_ranks, name="after")
+    return result.on_clock(before, after)
+
+
+def describe_host(num_ranks: int, device: str) -> dict[str, Any]:
+    """What a measurement depends on: versions, host, cores, pinning, and a warning where the ranks
+    share cores."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    environment: dict[str, Any] = {
+        "host": platform.node(),
+        "machine": platform.machine(),
+        "cores": cores,
+        "ranks": num_ranks,
+        "device": device,
+        "software": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "cuda": str(torch.version.cuda or "none"),
+        },
+        "pinning": "one core and one thread a rank" if device == "cpu" else "one GPU a rank",
+    }
+    if device == "cuda":
+        environment["gpu"] = torch.cuda.get_device_name(0)
+    elif num_ranks > cores and not under_torchrun():
+        environment["pinning"] = f"{num_ranks} ranks share {cores} cores"
+        environment["note"] = (
+            f"{num_ranks} ranks share {cores} cores: this run shows correctness and structure; do "
+            "not calibrate from it"
+        )
+    return environment
