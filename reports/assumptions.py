@@ -52,7 +52,7 @@ def _claim(prediction: Prediction, shares: Sequence[float]) -> str:
     elif prediction.scenario.costs is not None:
         start = "Costs are the times that the scenario gives"
     else:
-        start = "Costs come from a device model that is not calibrated against runs"
+        start = "Costs come from the device model; no profile calibrated on this hardware was given"
     if not shares:
         return start
     outside = f"{words.plural(len(shares), 'cost')} of them"
@@ -75,7 +75,7 @@ def _sources(prediction: Prediction) -> list[str]:
     if scenario.costs is not None:
         found.append("Times given outright in the scenario; no device model is used.")
     elif profile is None:
-        found.append("Device model, not calibrated.")
+        found.append("Device model, without a profile calibrated on this hardware.")
     if scenario.cluster is not None and scenario.costs is None:
         cluster = scenario.cluster
         for what, source in (

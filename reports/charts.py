@@ -27,7 +27,7 @@ RANK_PARTS: Mapping[str, str] = {
     "backward": "backward",
     "weight": "weight gradients",
     "optimizer": "optimizer step",
-    "messages": "posting and unpacking messages",
+    "messages": "message handling",
     "communication": "exposed communication",
     "bubble": "pipeline bubble",
 }
@@ -109,7 +109,7 @@ def breakdown_by_rank(prediction: Prediction) -> Chart:
                 "hovertemplate": f"{text}<br>rank %{{x}}: %{{y:.2f}} %<extra></extra>",
             }
         )
-    x = {"type": "category", "title": {"text": "rank"}}
+    x = {"type": "category", "title": {"text": "rank"}, "showgrid": False}
     y = {"title": {"text": "% of the iteration"}, "range": [0, 100], "fixedrange": True}
     return chart_of(data, 360, x, y, barmode="stack", bargap=0.18 if len(ranks) < 33 else 0.05)
 
@@ -148,7 +148,7 @@ def _ranked(shares: Mapping[str, float], names: Mapping[str, str], title: str) -
     high = 1.25 * max([*shares.values(), 1e-9])
     x = {"title": {"text": title}, "range": [0, high], "fixedrange": True, "zeroline": False}
     y = {"type": "category", "categoryarray": texts, "fixedrange": True, "showgrid": False}
-    return chart_of(bars, 70 + 27 * len(keys), x, y, barmode="overlay", bargap=0.3)
+    return chart_of(bars, 70 + 27 * len(keys), x, y, barmode="overlay", bargap=0.3, meta="ranked")
 
 
 def memory_ranks(curves: Sequence[MemoryCurve]) -> list[int]:
@@ -230,7 +230,7 @@ def memory_peaks(curves: Sequence[MemoryCurve], capacity: int | None) -> Chart:
         }
         for kind in kinds
     ]
-    x = {"type": "category", "title": {"text": "rank"}}
+    x = {"type": "category", "title": {"text": "rank"}, "showgrid": False}
     top = max(curve.peak_bytes for curve in curves)
     y = _memory_axis(top, capacity)
     line = _capacity_line(top, capacity)

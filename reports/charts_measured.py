@@ -118,6 +118,13 @@ def parity(rows: Sequence[LoopRow]) -> Chart:
         "hovertemplate": "%{text}<br>predicted %{y:.4g} s, measured %{x:.4g} s"
         "<br>%{customdata}<extra></extra>",
     }
-    axis = {"type": "log", "range": [math.log10(low), math.log10(high)]}
+    marks = [m * 10.0**e for e in range(-9, 7) for m in (1, 2, 5)]
+    marks = [mark for mark in marks if low <= mark <= high]
+    axis = {
+        "type": "log",
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": marks,
+        "ticktext": [f"{mark:g}" for mark in marks],
+    }
     x = {"title": {"text": "measured, s"}, **axis}
     return chart_of([diagonal, points], 380, x, {"title": {"text": "predicted, s"}, **axis})

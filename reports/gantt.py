@@ -84,7 +84,7 @@ def pair_data(simulated: Timeline, measured: Timeline, program: Program) -> dict
 
 
 def _drawn(timeline: Timeline, row_of: Callable[[int], int]) -> Iterator[Drawn]:
-    """The spans worth drawing, from time 0: what occupies a lane, and messages where they arrive."""
+    """The spans worth drawing, from time 0: what fills a lane, and messages where they arrive."""
     begin = min((s.start_ns for s in timeline.spans), default=0)
     for rank, spans in enumerate(timeline.by_rank):
         messages = sorted(

@@ -10,13 +10,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from reports import words
 from reports.assumptions import assumptions_section
@@ -79,7 +80,7 @@ def render(
         title=f"{scenario.name}: {words.subject(scenario)}",
         scenario=scenario,
         fits=fit,
-        verdict=words.verdict(prediction, fit),
+        verdict=words.verdict(prediction),
         tiles=tiles(prediction, figures, measured_ns),
         sections=sections,
         summary=figures,
@@ -92,6 +93,11 @@ def to_script(value: Any) -> Markup:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
+
+
+def breakable(text: str) -> Markup:
+    """Escaped text that may be broken after each `/`, `_` and `.`: a path or a dotted name."""
+    return Markup(re.sub("([/_.])", r"\1<wbr>", str(escape(text))))
 
 
 def _policy(scripts: Sequence[str], styles: Sequence[str]) -> str:
@@ -127,4 +133,5 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["to_script"] = to_script
+    environment.filters["breakable"] = breakable
     return environment.get_template("page.html.j2")

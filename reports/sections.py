@@ -73,7 +73,7 @@ _LANES: Mapping[str, str] = {
     "backward": "backward",
     "weight": "weight gradients",
     "optimizer": "optimizer step",
-    "messages": "posting and unpacking messages",
+    "messages": "message handling",
     "communication": "reductions; thin: messages on their way",
     "bubble": "waiting",
 }

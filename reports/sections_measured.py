@@ -16,8 +16,8 @@ _NOTHING = Section(
     name="measured",
     topic="Simulated against measured",
     claim="Nothing here is measured: every figure above is simulated",
-    reading="Run the scenario with `pipetwin run SCENARIO -o measured.json`, and hold the two "
-    "against each other with `pipetwin validate`.",
+    reading="Run the scenario with “pipetwin run SCENARIO -o measured.json”, and hold the two "
+    "against each other with “pipetwin compare”.",
 )
 
 
@@ -65,7 +65,6 @@ def measured_section(
                 name="parity",
                 title="The calibration loop: predicted (simulated) against measured",
                 data=charts_measured.parity(loop),
-                half=True,
                 legend=(("predicted", "a scenario"), ("line-muted", "where both are equal")),
             )
         )
@@ -73,8 +72,8 @@ def measured_section(
         name="measured",
         topic="Simulated against measured",
         claim=_claim(measurement, comparison, loop),
-        reading="Errors are simulated over measured, less 1: above zero the simulation is too slow. "
-        "An error smaller than the run-to-run spread is within the noise.",
+        reading="Errors are simulated over measured, less 1: above zero the simulation is too "
+        "slow. An error smaller than the run-to-run spread is within the noise.",
         figures=tuple(figures),
         tables=tuple(found),
         lists=(("Two errors, kept apart", tuple(notes)),) if notes else (),
@@ -136,7 +135,7 @@ def _errors(comparison: Comparison) -> list[str]:
 
 
 def _runs_legend(comparison: Comparison) -> Legend:
-    measured = (("measured", "a measured iteration"),)
+    measured: Legend = (("measured", "a measured iteration"),)
     if comparison.num_disturbed:
         measured += (("ring-measured", "a disturbed one, left out of the median"),)
     return (

@@ -47,7 +47,9 @@ class Table:
     @property
     def numeric(self) -> tuple[bool, ...]:
         """Per column, whether any cell is a number."""
-        return tuple(any(c.value is not None for c in column) for column in zip(*self.rows))
+        return tuple(
+            any(c.value is not None for c in column) for column in zip(*self.rows, strict=True)
+        )
 
 
 def text(content: object) -> Cell:
@@ -191,7 +193,7 @@ def error_table(comparison: Comparison) -> Table:
         columns=("What", "Simulated", "Measured", "Error"),
         rows=tuple(rows),
         groups=groups,
-        fold=_long(rows, 2 * FOLD_ROWS),
+        fold=_long(rows, 4 * FOLD_ROWS),
     )
 
 
@@ -234,10 +236,7 @@ def scenario_table(scenario: Scenario, origins: Mapping[str, Origin] | None) -> 
             groups[len(rows)] = last = head
         dotted = ".".join(map(str, path))
         name = dotted if len(path) == 1 else ".".join(map(str, path[1:]))
-        if origins is None:
-            origin = "not on record"
-        else:
-            origin = str(origins.get(dotted, "default"))
+        origin = "not on record" if origins is None else str(origins.get(dotted, "default"))
         rows.append((text(name), text(readable(path, value)), text(origin)))
     columns = ("Field", "Value", "Where from")
     return Table(caption="The scenario", columns=columns, rows=tuple(rows), groups=groups)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from scenarios.schema import Scenario
 from scenarios.units import format_bytes, format_duration_ns
-from sim.prediction import Prediction
+from sim.prediction import Prediction, fits
 from sim.timeline.figures import BUBBLE, COMMUNICATION, MESSAGES
 
 NBSP = "\u00a0"
@@ -27,7 +27,7 @@ CATEGORY_NAMES: Mapping[str, str] = {
     "gradient_norm": "gradient norm",
     "measured": "measured passes",
     "given": "passes with given times",
-    "messages": "posting and unpacking messages",
+    "messages": "message handling",
     "bubble": "pipeline bubble",
     "forward": "forward",
     "backward": "backward",
@@ -68,7 +68,12 @@ def percent(fraction: float | None, *, signed: bool = False) -> str:
     if fraction and abs(value) < 0.0005:
         return f"<0.001{NBSP}%"
     digits = 3 if fraction and abs(value) < 0.05 else 1
-    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    zero = not round(value, digits)
+    text = (
+        f"{value:+.{digits}f}"
+        if signed and not zero
+        else f"{abs(value) if zero else value:.{digits}f}"
+    )
     return f"{text}{NBSP}%".replace("-", "−")
 
 
@@ -153,9 +158,9 @@ def subject(scenario: Scenario) -> str:
     return f"{what} on {plural(scenario.plan.num_devices, 'rank')}"
 
 
-def verdict(prediction: Prediction, fit: bool | None) -> str:
+def verdict(prediction: Prediction) -> str:
     """The report in one sentence: time, memory, bubble."""
-    found = prediction.figures
+    found, fit = prediction.figures, fits(prediction)
     text = f"{subject(prediction.scenario)} takes {duration(prediction.iteration_ns)} an iteration"
     parts = [f"{text} (simulated)"]
     if fit is not None:

@@ -37,6 +37,11 @@
       hoverlabel: { font: { family: palette("--sans"), size: 12 }, align: "left" },
       dragmode: width < 560 ? false : "zoom",
     };
+    if (layout.meta === "ranked" && width < 480) layout.xaxis.range[1] *= 1.7;
+    if (layout.xaxis.type === "category") {
+      const most = Math.max(...data.map((trace) => trace.x.length));
+      Object.assign(layout.xaxis, { dtick: Math.max(1, Math.ceil((most * 26) / width)), tickangle: 0 });
+    }
     return {
       data,
       layout: { ...base, ...layout, xaxis: titled(layout.xaxis), yaxis: titled(layout.yaxis) },

@@ -1,7 +1,7 @@
 "use strict";
 /* Timelines on a canvas: rows of spans, zoomed by dragging, with a tip for each span. */
 const Gantt = (() => {
-  const GUTTER = 46, AXIS = 30;
+  const GUTTER = 46, AXIS = 30, TOP = 4;
   const CAUSES = [
     "", "activations", "gradients", "its activations to be taken", "its gradients to be taken",
     "the other ranks of the reduction", "nothing on record",
@@ -106,7 +106,7 @@ const Gantt = (() => {
       const rows = this.data.rows.length;
       const pitch = Math.max(8, Math.min(this.paired ? 22 : 30, 620 / rows));
       const apart = this.paired ? Math.max(3, pitch * 0.3) : 0;
-      const tops = this.data.rows.map((row, i) => i * pitch + (this.paired ? row.group * apart : 0));
+      const tops = this.data.rows.map((row, i) => TOP + i * pitch + (this.paired ? row.group * apart : 0));
       this.left = this.paired ? GUTTER + 14 : GUTTER;
       this.width = width;
       this.pitch = pitch;

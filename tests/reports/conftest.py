@@ -1,0 +1,127 @@
+"""Predictions, runs made up from them, and pages, shared by the tests of reports."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports.loop import LoopRow
+from reports.page import render
+from scenarios.loader import Loaded, load
+from sim.comparison import compare, own_costs
+from sim.cost.costs import ActionCosts
+from sim.engine.simpy_engine import simulate
+from sim.measurement import Measurement
+from sim.prediction import Prediction, predict
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Loaded:
+    return load("local/local-4rank", ["plan.micro_batch=2"])
+
+
+@pytest.fixture(scope="session")
+def prediction(loaded: Loaded) -> Prediction:
+    return predict(loaded.scenario)
+
+
+@pytest.fixture(scope="session")
+def measurement(prediction: Prediction) -> Measurement:
+    """Twelve runs whose actions differ at random from the predicted ones; the fourth disturbed."""
+    generator = random.Random(1)
+    base = own_costs(prediction.timeline)
+    timelines = []
+    for _ in range(12):
+        durations = {a: round(d * generator.gauss(1.03, 0.03)) for a, d in base.durations.items()}
+        costs = ActionCosts(durations=durations, transfers=base.transfers)
+        timelines.append(replace(simulate(prediction.program, costs), origin="measured"))
+    assert prediction.memory is not None
+    return Measurement(
+        scenario=prediction.scenario,
+        timelines=tuple(timelines),
+        disturbed=tuple(i == 3 for i in range(12)),
+        peak_memory_bytes=tuple(round(1.04 * c.peak_bytes) for c in prediction.memory),
+    )
+
+
+@pytest.fixture(scope="session")
+def loop() -> tuple[LoopRow, ...]:
+    return tuple(
+        LoopRow(
+            scenario=HOSTILE if i == 0 else f"local-{i}",
+            structural_error=0.004 * i - 0.01,
+            predictive_error=0.01 * i - 0.03,
+            run_to_run_spread=0.011,
+            predicted_ns=round(2e8 * 1.7**i * (0.97 + 0.01 * i)),
+            measured_ns=round(2e8 * 1.7**i),
+            rounds=1 + i % 2,
+        )
+        for i in range(6)
+    )
+
+
+@pytest.fixture(scope="session")
+def large() -> Prediction:
+    """64 ranks and 512 microbatches: 194,560 spans."""
+    overrides = ["plan.pipeline=64", "plan.microbatches=512"]
+    return predict(load("replay/stage-times", overrides).scenario)
+
+
+@pytest.fixture(scope="session")
+def pages(
+    prediction: Prediction,
+    loaded: Loaded,
+    measurement: Measurement,
+    loop: tuple[LoopRow, ...],
+    large: Prediction,
+) -> dict[str, str]:
+    """Pages by name: everything there is, a published cluster, times only, and a long timeline."""
+    cluster = load("megatron/gpt3-175b-1024xa100")
+    hostile = replace(prediction, scenario=replace(prediction.scenario, name=HOSTILE))
+    return {
+        "full": render(
+            hostile,
+            loaded=loaded,
+            measurement=measurement,
+            comparison=compare(prediction, measurement),
+            loop=loop,
+            command=f"pipetwin simulate '{HOSTILE}'",
+        ),
+        "cluster": render(predict(cluster.scenario), loaded=cluster),
+        "times": render(predict(load("replay/stage-times").scenario), loaded=None),
+        "large": render(large, loaded=None),
+    }
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """The system's Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=found, args=arguments)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def files(pages: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The pages as files."""
+    folder = tmp_path_factory.mktemp("pages")
+    written = {}
+    for name, text in pages.items():
+        written[name] = folder / f"{name}.html"
+        written[name].write_text(text, encoding="utf-8")
+    return written
