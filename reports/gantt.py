@@ -19,11 +19,10 @@ from sim.timeline.spans import Span, Timeline
 
 MAX_SPANS = 10_000
 WINDOW_SPANS = 4_000
-OVERVIEW_BINS = 480
+OVERVIEW_BINS = 240
 NOTHING = 65_535
 KINDS: tuple[Kind, ...] = tuple(Kind)
 STYLES = ("forward", "backward", "weight", "optimizer", "messages", "communication", "transfer")
-BUBBLE_STYLE = len(STYLES)
 
 
 class Wait(NamedTuple):
@@ -131,7 +130,6 @@ def _data(
         "rows": list(rows),
         "kinds": [kind.name.lower() for kind in KINDS],
         "styles": [*STYLES, "bubble"],
-        "bubble_style": BUBBLE_STYLE,
         "nothing": NOTHING,
         "num_spans": len(drawn),
         "num_kept": len(kept),
@@ -179,19 +177,16 @@ def _windows(drawn: list[Drawn], total: int) -> list[dict[str, Any]]:
 
 
 def _overview(drawn: list[Drawn], num_rows: int, total: int) -> dict[str, object]:
-    """Which style holds the most of each of OVERVIEW_BINS equal times, per row."""
-    held = np.zeros((num_rows, OVERVIEW_BINS, BUBBLE_STYLE + 1), dtype=np.float64)
+    """The share of each style in each of OVERVIEW_BINS equal times, per row, in 255ths."""
+    held = np.zeros((len(STYLES), num_rows, OVERVIEW_BINS), dtype=np.float64)
     width = total / OVERVIEW_BINS
-    transfer = STYLES.index("transfer")
     for row, span, _ in drawn:
-        style = style_of(span)
-        if style == transfer:
-            continue
         low, high = span.start_ns / width, span.end_ns / width
         for index in range(int(low), min(OVERVIEW_BINS, int(high) + 1)):
-            held[row, index, style] += max(0.0, min(high, index + 1) - max(low, index))
-    held[:, :, BUBBLE_STYLE] = np.maximum(0, 1 - held.sum(axis=2))
-    return {"bins": OVERVIEW_BINS, "style": packed(held.argmax(axis=2).ravel(), "u1")}
+            held[style_of(span), row, index] += max(0.0, min(high, index + 1) - max(low, index))
+    used = [i for i, name in enumerate(STYLES) if name != "transfer" and held[i].any()]
+    shares = np.clip(np.rint(held[used] * 255), 0, 255)
+    return {"bins": OVERVIEW_BINS, "styles": used, "shares": packed(shares.ravel(), "u1")}
 
 
 def _arrays(kept: list[Drawn], unit: int, program: Program) -> dict[str, str]:

@@ -150,7 +150,7 @@ def _tile(label: str, shown: str, note: str, value: float | None, figure: str) -
 
 
 def _hfu(summary: Summary) -> str:
-    return f"{words.percent(summary['hfu'])} of the hardware" if summary["hfu"] else ""
+    return f"{words.percent(summary['hfu'])} with recomputation (HFU)" if summary["hfu"] else ""
 
 
 def legend_of(data: Mapping[str, Any], timeline_styles: Sequence[int]) -> Legend:
@@ -193,7 +193,8 @@ def window_note(data: Mapping[str, Any]) -> str:
         return ""
     return (
         f"The timeline has {data['num_spans']:,} spans; the page holds the {data['num_kept']:,} of "
-        "three windows, and for the whole iteration only what each rank mostly does."
+        "three windows, and for the whole iteration the share of each kind in each "
+        f"{gantt.OVERVIEW_BINS}th of it, as the height of its colour."
     )
 
 

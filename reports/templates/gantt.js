@@ -41,7 +41,7 @@ const Gantt = (() => {
       for (const [name, type] of Object.entries(TYPES)) {
         this.spans[name] = unpack(data.spans[name], type);
       }
-      this.bins = data.overview && unpack(data.overview.style, Uint8Array);
+      this.bins = data.overview && unpack(data.overview.shares, Uint8Array);
       this.paired = data.rows.length > 1 && data.rows[0].group === data.rows[1].group;
       this.views = data.windows.map((w) => ({ ...w }));
       if (this.bins) {
@@ -205,14 +205,20 @@ const Gantt = (() => {
       c.restore();
     }
 
+    /* Of each stretch of time, its styles' shares as stacked heights; the rest stays hatched. */
     drawCoarse(row, top, height) {
-      const bins = this.data.overview.bins, width = this.data.total_ns / bins;
+      const { bins, styles } = this.data.overview;
+      const width = this.data.total_ns / bins, plane = this.data.rows.length * bins;
       for (let i = 0; i < bins; i++) {
-        const style = this.bins[row * bins + i];
-        if (style === this.data.bubble_style) continue;
-        this.c.fillStyle = this.colors[style];
-        this.c.fillRect(this.x(i * width), top, width * this.scale + 0.4, height);
-        this.marks++;
+        let bottom = top + height;
+        styles.forEach((style, n) => {
+          const tall = (this.bins[n * plane + row * bins + i] / 255) * height;
+          if (!tall) return;
+          bottom -= tall;
+          this.c.fillStyle = this.colors[style];
+          this.c.fillRect(this.x(i * width), bottom, width * this.scale + 0.4, tall);
+          this.marks++;
+        });
       }
     }
 

@@ -162,7 +162,13 @@ def test_long_timeline_shows_windows_and_says_so(large: Prediction, pages: dict[
     count = len(b64decode(data["spans"]["style"]))
     assert count == data["num_kept"] == sum(w["count"] for w in data["windows"])
     assert count < 3 * 2 * gantt.WINDOW_SPANS < data["num_spans"]
-    assert len(b64decode(data["overview"]["style"])) == 64 * gantt.OVERVIEW_BINS
+    overview = data["overview"]
+    shares = b64decode(overview["shares"])
+    assert len(shares) == len(overview["styles"]) * 64 * gantt.OVERVIEW_BINS
+    busy = sum(shares) / 255 / (64 * gantt.OVERVIEW_BINS)
+    found = large.figures
+    expected = 1 - found.bubble_fraction - found.exposed_communication_fraction
+    assert busy == pytest.approx(expected, abs=2e-3)
     assert f"The timeline has {data['num_spans']:,} spans" in pages["large"]
 
 
