@@ -351,6 +351,7 @@ def validate(
         list[str] | None,
         Parameter(
             negative="",
+            consume_multiple=True,
             help="Instead of --measured: run the scenarios now, in turn with these others, from "
             "which each round's profile is calibrated; compare pair by pair.",
         ),
@@ -437,10 +438,10 @@ def report(
 @app.command
 def doctor() -> int:
     """Tell what this machine can do: cores, memory, torch, GPUs, transports, browser."""
+    from executor.doctor import examine
     from reports import terminal
-    from reports.doctor import examine
 
-    terminal.show_doctor(examine())
+    terminal.show_doctor([(f.what, f.status, f.detail) for f in examine()])
     return 0
 
 

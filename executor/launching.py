@@ -61,15 +61,24 @@ def device_kind(num_ranks: int, kind: str) -> str:
 
 
 def run_ranks(
-    num_ranks: int, target: str, payload: Any, *, deadline_s: float, device: str = "cpu"
+    num_ranks: int, target: str, payload: Any, *, wait_s: float, device: str = "cpu"
 ) -> RankResults | None:
     """Run `module:function` (of a RankContext and the payload) on every rank.
 
     Starts the ranks here, or joins torchrun's; None on all but rank 0 of those.
+    wait_s: the limit of each single wait in a collective, in seconds.
     Raises LaunchError where torchrun started another number of ranks, RankFailure where one fails.
     """
     if not under_torchrun():
-        results = launch(num_ranks, target, payload, deadline_s=deadline_s, pin=True, device=device)
+        results = launch(
+            num_ranks,
+            target,
+            payload,
+            deadline_s=RUN_LIMIT_S,
+            wait_s=wait_s,
+            pin=True,
+            device=device,
+        )
         return RankResults(results=tuple(results), environment=describe_host(num_ranks, device))
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != num_ranks:
@@ -81,7 +90,7 @@ def run_ranks(
     if device == "cpu":
         pin(local, num_local_ranks=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     module, name = target.split(":")
-    with joined(deadline_s=deadline_s, device=device) as context:
+    with joined(deadline_s=wait_s, device=device) as context:
         result = getattr(importlib.import_module(module), name)(context, payload)
         gathered: list[Any] | None = [None] * num_ranks if context.rank == 0 else None
         dist.gather_object(result, gathered)
@@ -100,7 +109,7 @@ def run_session(assignment: Assignment) -> SessionResult | None:
         num_ranks,
         "executor.launching:session_main",
         assignment,
-        deadline_s=RUN_LIMIT_S,
+        wait_s=2 * max(s.execution.deadline for s in assignment.scenarios) / 1e9 + 60,
         device=device,
     )
     if found is None:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from executor.commands import UnsupportedPlan, require_supported
 from executor.data import Data
-from executor.launching import RUN_LIMIT_S, device_kind, run_ranks
+from executor.launching import device_kind, run_ranks
 from executor.marks import make_marks
 from executor.model import DTYPES, StageModule
 from executor.optimizer import Optimizer
@@ -86,7 +86,7 @@ def measure_scenario(
         scenario.plan.pipeline,
         "executor.measure:rank_main",
         {"scenario": scenario, "grid": grid},
-        deadline_s=RUN_LIMIT_S,
+        wait_s=600.0,
         device=device_kind(scenario.plan.pipeline, cluster.device.kind if cluster else "cpu"),
     )
     if found is None:

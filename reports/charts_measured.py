@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 
 from reports.charts import Chart, chart_of, color
-from reports.loop import LoopRow
 from reports.words import PATH_NAMES, duration, family, percent
-from sim.comparison import ActionComparison, Comparison
+from sim.comparison import ActionComparison, Comparison, LoopRow
 from sim.measurement import Measurement
 
 

@@ -21,7 +21,6 @@ from markupsafe import Markup, escape
 
 from reports import words
 from reports.assumptions import assumptions_section
-from reports.loop import LoopRow
 from reports.sections import (
     breakdown_section,
     memory_section,
@@ -31,7 +30,7 @@ from reports.sections import (
 )
 from reports.sections_measured import measured_section
 from scenarios.loader import Loaded
-from sim.comparison import Comparison
+from sim.comparison import Comparison, LoopRow
 from sim.measurement import Measurement
 from sim.prediction import Prediction, fits, summary
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from statistics import median
 
 from reports import charts, charts_measured, gantt, tables, words
-from reports.loop import LoopRow
 from reports.sections import Figure, Legend, Section, legend_of, window_note
-from sim.comparison import Comparison
+from sim.comparison import Comparison, LoopRow
 from sim.measurement import Measurement
 from sim.prediction import Prediction
 
@@ -17,7 +16,7 @@ _NOTHING = Section(
     topic="Simulated against measured",
     claim="Nothing here is measured: every figure above is simulated",
     reading="Run the scenario with “pipetwin run SCENARIO -o measured.json”, and hold the two "
-    "against each other with “pipetwin compare”.",
+    "against each other with “pipetwin validate”.",
 )
 
 

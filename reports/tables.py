@@ -10,11 +10,10 @@ from typing import Any
 
 from reports import words
 from reports.charts import memory_parts
-from reports.loop import LoopRow
 from scenarios import fields, units
 from scenarios.errors import Origin
 from scenarios.schema import Scenario
-from sim.comparison import Comparison
+from sim.comparison import Comparison, LoopRow
 from sim.prediction import Prediction
 
 Summary = Mapping[str, Any]

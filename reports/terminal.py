@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reports.doctor import Finding
 from scenarios.catalogue import Entry
 from scenarios.units import format_bytes, format_duration_ns
 from sim.comparison import Comparison
@@ -414,11 +413,11 @@ def show_check(schedule: Schedule, report: CheckReport, *, as_json: bool) -> Non
             console.print(f"  {w}")
 
 
-def show_doctor(findings: Sequence[Finding]) -> None:
+def show_doctor(findings: Sequence[tuple[str, str, str]]) -> None:
     """What this machine can do."""
     table = _table("what", "", "")
     for finding in findings:
-        table.add_row(finding.what, finding.status, finding.detail)
+        table.add_row(*finding)
     _console().print(table)
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from reports.loop import LoopRow
 from reports.page import render
 from scenarios.loader import Loaded, load
-from sim.comparison import compare, own_costs
+from sim.comparison import LoopRow, compare, own_costs
 from sim.cost.costs import ActionCosts
 from sim.engine.simpy_engine import simulate
 from sim.measurement import Measurement
