@@ -153,6 +153,8 @@ def run_visits(assignment: Assignment, context: RankContext) -> RankResult:
     for visit in assignment.visits:
         if visit.job not in jobs:
             scenario = assignment.scenarios[visit.job]
+            if not jobs:
+                _touch_libraries(scenario, device)
             baseline = _reset_peak(device)
             transport = make_transport(
                 scenario.execution.transport,
@@ -215,6 +217,24 @@ def _tensors(job: Job) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         for name, parameter in runner.parameters.items()
     }
     return gradients, weights
+
+
+def _touch_libraries(scenario: Scenario, device: torch.device) -> None:
+    """Run the passes of a tiny model once, so that the libraries' own memory, paged in at first
+    use, is held before the peak is measured."""
+    assert scenario.model is not None
+    model = replace(
+        scenario.model, layers=1, hidden=64, heads=2, ffn_hidden=64, sequence=8, patch_inputs=8
+    )
+    plan = replace(scenario.plan, pipeline=1, microbatches=1, layers_per_stage=None, micro_batch=1)
+    tiny = replace(scenario, model=model, plan=plan)
+    part = partition(tiny)[0]
+    runner = StageRunner(StageModule(tiny, part, device=device), tiny, part)
+    optimizer = Optimizer(tiny, runner.parameters, runner.gradients)
+    tokens, targets = Data(tiny, device=device).batch(0, 0, 0)
+    runner.forward(0, 0, tokens, targets)
+    runner.backward(0, 0, None)
+    optimizer.step()
 
 
 def _reset_peak(device: torch.device) -> int:

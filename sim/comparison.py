@@ -43,7 +43,8 @@ class Comparison:
     structural: median over iterations of the replay's error.
     measured_spread: half the interquartile range of the iteration time over its median: the noise
     that no prediction can beat.
-    memory: per rank (predicted, measured) peak bytes, where both are known.
+    memory: per rank (predicted, measured) peak bytes of tensors, where both are known; what driver
+    and libraries reserve is in neither.
     """
 
     predicted_ns: int
@@ -172,6 +173,8 @@ def _memory(prediction: Prediction, measurement: Measurement) -> tuple[tuple[int
     if prediction.memory is None or len(measurement.peak_memory_bytes) != len(prediction.memory):
         return ()
     return tuple(
-        (curve.peak_bytes, measured) if measured is not None else None
+        (curve.peak_bytes - curve.static.get("reserved", 0), measured)
+        if measured is not None
+        else None
         for curve, measured in zip(prediction.memory, measurement.peak_memory_bytes, strict=True)
     )

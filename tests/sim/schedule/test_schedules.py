@@ -37,7 +37,7 @@ def test_notation_is_torchs() -> None:
 
 @pytest.mark.parametrize("text", ["", "F0", "2X0", "2F", "2F-1", "2f0", "1STEP3", "2F0.", "a2F0"])
 def test_bad_notation_is_refused_with_the_text(text: str) -> None:
-    with pytest.raises(NotationError, match="action|needs|takes"):
+    with pytest.raises(NotationError, match=r"action|needs|takes"):
         parse_action(text)
 
 

@@ -33,7 +33,7 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_bad_files_are_refused_with_their_place(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "bad.csv"
     path.write_text(text)
-    with pytest.raises(ScheduleError, match="bad.csv") as caught:
+    with pytest.raises(ScheduleError, match=r"bad\.csv") as caught:
         read_csv(path)
     assert words in str(caught.value)
 
