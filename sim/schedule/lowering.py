@@ -5,8 +5,8 @@ A program is a list of steps per rank; a step is one action, or several messages
 together and waited for together. Three ways to place messages:
 
 - `overlapped`: sends right after the pass that makes them, not waited for; receives posted in the
-  *sender's* order for each directed pair of ranks, two messages ahead of the pass that needs them
-  (double buffering), and waited for only by that pass.
+  *sender's* order for each directed pair of ranks, up to four messages ahead of the pass that needs
+  them (so a latency of up to three passes is hidden), and waited for only by that pass.
 - `blocking`: Megatron-LM's: before each pass, its receives and the previous pass's sends, waited
   for at once; those with the same peer in one batch, else sends first.
 - `serial`: `blocking` without batches, one message at a time: what naive code would do.
@@ -23,7 +23,7 @@ from sim.schedule.schedule import Schedule, crosses, dependencies
 
 Mode = Literal["overlapped", "blocking", "serial"]
 Step = tuple[Action, ...]
-RECEIVE_WINDOW = 2
+RECEIVE_WINDOW = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,7 +98,7 @@ def test_lowering_keeps_passes_and_pairs_every_message(size: tuple[int, int]) ->
 
 
 @given(sizes)
-def test_receives_are_posted_in_the_senders_order_two_ahead(size: tuple[int, int]) -> None:
+def test_receives_are_posted_in_the_senders_order_four_ahead(size: tuple[int, int]) -> None:
     p, m = size
     schedule = gpipe(p, m, backward="reversed")
     program = lower(schedule, "overlapped")
@@ -115,7 +115,7 @@ def test_receives_are_posted_in_the_senders_order_two_ahead(size: tuple[int, int
         outstanding += sum(a.kind in RECEIVES for a in step)
         if step[0].kind is Kind.FORWARD and p > 1:
             outstanding -= 1
-        assert outstanding <= 2
+        assert outstanding <= 4
 
 
 def test_blocking_pairs_what_megatron_pairs() -> None:
