@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from executor.launching import run_session
+from executor.launching import SessionResult, run_session
 from executor.reference import reference
 from executor.session import Assignment, Visit, double_precision
 from scenarios.schema import Scenario
@@ -69,16 +69,26 @@ def run_scenario(
     """
     require_supported(scenario)
     execution = scenario.execution
-    visit = Visit(job=0, warmup=execution.warmup, iterations=execution.iterations)
-    progress(f"running {scenario.name}: {scenario.plan.pipeline} ranks, {execution.iterations}...")
-    measured = run_session(Assignment(scenarios=(scenario,), visits=(visit,)))
+    exact = double_precision(scenario)
+    timed = Visit(job=0, warmup=execution.warmup, iterations=execution.iterations)
+    checked = Visit(job=1, warmup=0, iterations=_CHECK_ITERATIONS)
+    assignment = Assignment(scenarios=(scenario,), visits=(timed,))
+    if check:
+        assignment = Assignment(
+            scenarios=(scenario, exact), visits=(timed, checked), keep_tensors=True
+        )
+    progress(
+        f"running {scenario.name}: {execution.iterations} iterations on "
+        f"{scenario.plan.pipeline} ranks ..."
+    )
+    session = run_session(assignment)
+    if session is None:
+        return None
     result = None
     if check:
         progress("checking against a single process in float64 ...")
-        result = check_against_reference(scenario)
-    if measured is None:
-        return None
-    return RunResult(measurement=measured.measurements[0], check=result)
+        result = against_reference(exact, session)
+    return RunResult(measurement=session.measurements[0], check=result)
 
 
 def require_supported(scenario: Scenario) -> None:
@@ -98,19 +108,22 @@ def require_supported(scenario: Scenario) -> None:
 
 
 def check_against_reference(scenario: Scenario) -> CheckResult | None:
-    """Run three iterations in float64 and hold them against the plain single process."""
+    """Run three iterations in float64 and hold them against the plain single process; None on
+    torchrun's other ranks."""
     exact = double_precision(scenario)
     visit = Visit(job=0, warmup=0, iterations=_CHECK_ITERATIONS)
-    run = run_session(Assignment(scenarios=(exact,), visits=(visit,), keep_tensors=True))
-    if run is None:
-        return None
+    session = run_session(Assignment(scenarios=(exact,), visits=(visit,), keep_tensors=True))
+    return against_reference(exact, session) if session is not None else None
+
+
+def against_reference(exact: Scenario, session: SessionResult) -> CheckResult:
+    """Hold a session's last visit, in float64 and from its start, against the reference."""
     expected = reference(exact, _CHECK_ITERATIONS)
-    losses = run.measurements[0].losses
-    pairs = zip(losses, expected.losses, strict=True)
+    losses = session.measurements[-1].losses
     return CheckResult(
-        loss=max(abs(a - b) / abs(b) for a, b in pairs),
-        gradients=_difference(run.gradients, expected.gradients),
-        weights=_difference(run.weights, expected.weights),
+        loss=max(abs(a - b) / abs(b) for a, b in zip(losses, expected.losses, strict=True)),
+        gradients=_difference(session.gradients, expected.gradients),
+        weights=_difference(session.weights, expected.weights),
         num_tensors=len(expected.weights),
     )
 

@@ -156,7 +156,7 @@ def describe_host(num_ranks: int, device: str) -> dict[str, Any]:
         "device": device,
         "software": {
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "cuda": str(torch.version.cuda or "none"),
         },
         "pinning": "one core and one thread a rank" if device == "cpu" else "one GPU a rank",

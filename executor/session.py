@@ -138,7 +138,7 @@ class Job:
 
 
 def _groups(num_ranks: int, tied: tuple[int, ...], transport: str) -> Groups:
-    if num_ranks == 1 or transport == "null" or not dist.is_initialized():
+    if num_ranks == 1 or transport == "none" or not dist.is_initialized():
         return Groups()
     return Groups(everyone=dist.group.WORLD, tied=dist.new_group(list(tied)) if tied else None)
 

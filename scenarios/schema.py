@@ -283,9 +283,9 @@ class Execution:
     """Measured iterations."""
     warmup: Annotated[int, Field(ge=0, strict=True)] = 3
     """Iterations before those, not measured."""
-    transport: Literal["auto", "mailbox", "gloo", "nccl", "null"] = "auto"
+    transport: Literal["auto", "mailbox", "gloo", "nccl", "none"] = "auto"
     """How messages travel: `auto` is nccl on GPUs, mailbox between processes of one host, gloo
-    otherwise; `null` sends nothing (for calibration)."""
+    otherwise; `none` sends nothing (for calibration)."""
     seed: StrictInt = 0
     """Seed of weights and data."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3

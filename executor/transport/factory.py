@@ -16,7 +16,7 @@ from executor.transport.process_group import ProcessGroupTransport
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-TransportName = Literal["auto", "mailbox", "gloo", "nccl", "null"]
+TransportName = Literal["auto", "mailbox", "gloo", "nccl", "none"]
 
 
 def make_transport(
@@ -43,13 +43,13 @@ def make_transport(
     chosen = _choose(rank, num_ranks, store, device) if name == "auto" else name
     if chosen == "mailbox":
         return MailboxTransport(store, rank, num_ranks, device=device, debug=debug)
-    if chosen == "null":
+    if chosen == "none":
         return NullTransport(device)
     if chosen == "gloo" or chosen == "nccl":
         if not torch.distributed.is_initialized():
             raise TransportError(f"{chosen} needs torch.distributed's default process group")
         return ProcessGroupTransport(chosen, device=device, deadline_s=deadline_s)
-    raise ValueError(f"transport {name!r}: it is auto, mailbox, gloo, nccl or null")
+    raise ValueError(f"transport {name!r}: it is auto, mailbox, gloo, nccl or none")
 
 
 def _choose(

@@ -8,7 +8,7 @@ import csv
 import io
 from pathlib import Path
 
-from sim.schedule.actions import COMPUTE, FLUSH, Action, NotationError, parse_action
+from sim.schedule.actions import COMPUTE, FLUSH, Action, Kind, NotationError, parse_action
 from sim.schedule.checks import ScheduleError
 from sim.schedule.lowering import Program
 from sim.schedule.schedule import Schedule
@@ -20,14 +20,15 @@ def compute_csv(schedule: Schedule) -> str:
 
 
 def program_csv(program: Program) -> str:
-    """Passes and messages (torch's format `compute_comms`); the flush, which torch's runtime does
-    elsewhere, is left out."""
-    return _csv(
-        tuple(
-            tuple(a for step in steps for a in step if a.kind not in FLUSH)
-            for steps in program.steps
-        )
-    )
+    """Passes and messages (torch's format `compute_comms`), and a REDUCE_GRAD for every stage, at
+    which torch 2.13's runtime scales the gradients; the rest of the flush, which torch does not
+    schedule, is left out."""
+    rows = []
+    for rank, steps in enumerate(program.steps):
+        row = [a for step in steps for a in step if a.kind not in FLUSH]
+        stages = program.schedule.stages_of(rank)
+        rows.append((*row, *(Action(Kind.REDUCE_GRADIENTS, stage) for stage in stages)))
+    return _csv(tuple(rows))
 
 
 def _csv(rows: tuple[tuple[Action, ...], ...]) -> str:

@@ -1,0 +1,250 @@
+"""Real multi-process runs against the single-process float64 reference, and when things go wrong.
+
+Ranks are processes on 127.0.0.1; every run has a deadline, and leaves no process behind.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from executor.commands import UnsupportedPlan, check_against_reference, run_scenario
+from executor.joining import RankFailure
+from executor.launch import launch
+from executor.loop import closed_loop
+from executor.measure import measure_scenario
+from executor.reference import reference
+from scenarios.loader import load
+from scenarios.schema import Scenario
+from sim.comparison import structural_error
+from sim.cost.profile import shape_of
+from sim.cost.profile_file import read_profile, write_profile
+from sim.prediction import predict
+from sim.schedule.build import build_program, build_schedule
+from sim.schedule.torch_csv import compute_csv, program_csv
+
+TINY = (
+    "model.layers=4",
+    "model.hidden=32",
+    "model.heads=4",
+    "model.sequence=16",
+    "plan.micro_batch=2",
+    "plan.microbatches=5",
+    "execution.iterations=3",
+    "execution.warmup=1",
+    "execution.deadline=30 s",
+)
+
+
+def tiny(ranks: int, *overrides: str) -> Scenario:
+    name = "local-2rank" if ranks == 2 else "local-4rank"
+    return load(name, (*TINY, *overrides)).scenario
+
+
+def descendants() -> set[str]:
+    """Processes that run this project's ranks."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"executor.child" in path.read_bytes():
+                found.add(path.parent.name)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+def test_equals_the_single_process(ranks: int, schedule: str) -> None:
+    """Loss, every gradient, and weights after 3 optimizer steps, to 1e-10 relative."""
+    result = check_against_reference(tiny(ranks, f"plan.schedule={schedule}"))
+    assert result is not None and result.passed, str(result)
+    assert result.num_tensors > 40
+
+
+@pytest.mark.parametrize(
+    ("ranks", "overrides"),
+    [
+        (2, ("plan.p2p=blocking",)),
+        (2, ("execution.transport=gloo",)),
+        (2, ("execution.transport=gloo", "plan.p2p=blocking", "plan.schedule=gpipe")),
+        (2, ("model.tied_embeddings=true", "plan.clip_gradients=true")),
+        (4, ("model.tied_embeddings=true", "plan.microbatches=2")),
+        (2, ("plan.recomputation=full", "plan.layers_per_stage=[3,1]")),
+        (2, ("plan.recomputation=selective", "plan.microbatches=1")),
+        (2, ("plan.schedule=gpipe", "plan.gpipe_backward=reversed")),
+        (2, ("model.family=bert", "plan.optimizer=sgd")),
+    ],
+    ids=lambda value: "+".join(v.split(".")[1] for v in value) if isinstance(value, tuple) else "",
+)
+def test_equals_the_single_process_in_every_mode(ranks: int, overrides: tuple[str, ...]) -> None:
+    result = check_against_reference(tiny(ranks, *overrides))
+    assert result is not None and result.passed, str(result)
+
+
+def test_a_given_order_with_split_backwards_equals_the_single_process(tmp_path: Path) -> None:
+    """ZB-H1's shape by hand: I and W apart, W late."""
+    path = tmp_path / "split.csv"
+    path.write_text("0F0,0F1,0I0,0F2,0W0,0I1,0W1,0I2,0W2\n1F0,1I0,1F1,1I1,1W0,1F2,1I2,1W1,1W2\n")
+    plan = ("plan.schedule=given", f"plan.schedule_file={path}", "plan.microbatches=3")
+    result = check_against_reference(tiny(2, *plan))
+    assert result is not None and result.passed, str(result)
+
+
+@pytest.mark.parametrize("layout", ["compute_only", "compute_comms"])
+def test_torchs_own_runtime_makes_the_same_gradients_of_our_order(
+    tmp_path: Path, layout: str
+) -> None:
+    scenario = tiny(2, "plan.precision=fp64")
+    path = tmp_path / "order.csv"
+    program = build_program(scenario)
+    text = (
+        compute_csv(build_schedule(scenario)) if layout == "compute_only" else program_csv(program)
+    )
+    path.write_text(text)
+    made: dict[str, torch.Tensor] = {}
+    for part in run_target(
+        "torch_runtime", {"scenario": scenario, "csv": str(path), "format": layout}
+    ):
+        made |= part
+    expected = reference(scenario, 1).gradients
+    assert made.keys() == expected.keys()
+    for name, gradient in made.items():
+        scale = float(expected[name].abs().max()) or 1.0
+        assert float((gradient - expected[name]).abs().max()) / scale < 1e-10, name
+
+
+def run_target(name: str, payload: dict[str, Any], ranks: int = 2) -> list[Any]:
+    return launch(ranks, f"session_targets:{name}", payload, deadline_s=120.0, pin=True)
+
+
+@pytest.mark.timeout(240)
+def test_random_delays_change_nothing() -> None:
+    """20 seeds of random delays on every message, each message checked to be the one expected."""
+    scenario = tiny(4, "plan.precision=fp64")
+    results = run_target("wrapped", {"scenario": scenario, "seeds": list(range(20))}, 4)
+    losses = {loss for loss, _ in results[3]}
+    assert len(losses) == 1
+    for rank in results:
+        first = rank[0][1]
+        for _, gradients in rank[1:]:
+            assert all(torch.equal(gradients[name], first[name]) for name in first)
+
+
+@pytest.mark.parametrize("how", ["kill", "raise"])
+def test_a_rank_that_dies_stops_the_others_within_5_seconds(how: str) -> None:
+    scenario = tiny(4)
+    before = descendants()
+    started = time.monotonic()
+    with pytest.raises(RankFailure, match=r"rank 2") as caught:
+        run_target("wrapped", {"scenario": scenario, "rank": 2, "at_message": 6, "how": how}, 4)
+    whole = time.monotonic() - started
+    assert descendants() <= before
+    text = str(caught.value)
+    assert ("SIGKILL" if how == "kill" else "InjectedFailure") in text
+    assert "step" in text, "the others say where they were"
+    # The ranks' start takes most of it; stopping is bounded by the launcher's grace.
+    assert whole < 60
+
+
+def test_a_message_that_never_comes_ends_at_the_deadline() -> None:
+    scenario = tiny(2, "execution.deadline=2 s")
+    with pytest.raises(RankFailure, match=r"did not arrive within 2 s"):
+        run_target("wrapped", {"scenario": scenario, "rank": 0, "at_message": 3, "how": "hang"})
+
+
+def test_a_run_records_timelines_whose_structure_is_the_models() -> None:
+    """The run's own durations, replayed: at most 2 % off."""
+    scenario = tiny(2, "model.hidden=128", "model.sequence=64", "execution.iterations=6")
+    result = run_scenario(scenario)
+    assert result is not None
+    measured = result.measurement
+    assert len(measured.timelines) == 6 and len(measured.losses) == 6
+    assert abs(structural_error(measured)) <= 0.02
+    for timeline in measured.timelines:
+        names = {str(s.action) for s in timeline.spans}
+        program = build_program(scenario)
+        assert {str(a) for steps in program.steps for step in steps for a in step} <= names
+        for spans in timeline.compute:
+            assert all(a.end_ns <= b.start_ns for a, b in itertools.pairwise(spans))
+    assert measured.environment["transport"] == "MailboxTransport"
+    assert all(p is not None and p > 0 for p in measured.peak_memory_bytes)
+
+
+def test_the_null_transport_runs_the_same_order_without_messages() -> None:
+    result = run_scenario(tiny(2, "execution.transport=none"))
+    assert result is not None
+    assert result.measurement.environment["transport"] == "NullTransport"
+    assert result.measurement.iteration_ns > 0
+
+
+def test_measure_makes_a_profile_that_predicts(tmp_path: Path) -> None:
+    scenario = tiny(2, "model.hidden=64")
+    profile = measure_scenario(scenario, quick=True)
+    times = profile.times[shape_of(scenario)]
+    for pass_ in ("forward", "backward", "backward_input", "backward_weight", "optimizer"):
+        assert times["layer", pass_].median_ns > 0
+    assert profile.post and profile.transfer and profile.unpack and profile.all_reduce
+    write_profile(profile, tmp_path / "p.yaml")
+    again = read_profile(tmp_path / "p.yaml")
+    assert again.times == profile.times
+    assert predict(scenario, again).iteration_ns == predict(scenario, profile).iteration_ns
+
+
+def test_the_closed_loop_judges_in_pairs() -> None:
+    overrides = (*TINY, "execution.iterations=4")
+    result = closed_loop(
+        ["local-2rank", "local-2rank-gpipe"],
+        ["calibrate-2rank-a", "calibrate-2rank-b"],
+        tuple(o for o in overrides if not o.startswith(("model.layers", "plan.microbatches"))),
+        rounds=2,
+    )
+    assert [case.row.scenario for case in result.cases] == ["local-2rank", "local-2rank-gpipe"]
+    assert result.worst_structural < 0.05
+    assert all(case.row.rounds == 2 for case in result.cases)
+    assert all(case.comparison.calibrated for case in result.cases)
+
+
+def test_what_cannot_be_run_is_said() -> None:
+    with pytest.raises(UnsupportedPlan, match=r"plan\.tensor is 8.*plan\.data is 8"):
+        run_scenario(load("gpt3-175b-1024xa100").scenario)
+    with pytest.raises(UnsupportedPlan, match="costs but no model"):
+        run_scenario(load("replay/stage-times").scenario)
+    with pytest.raises(UnsupportedPlan, match="also calibrated on"):
+        closed_loop(["local-2rank"], ["local-2rank"])
+    with pytest.raises(UnsupportedPlan, match="one number of ranks"):
+        closed_loop(["local-2rank"], ["local-4rank"])
+
+
+@pytest.mark.timeout(180)
+def test_runs_under_torchrun(tmp_path: Path) -> None:
+    output = tmp_path / "m.json"
+    script = Path(__file__).resolve().parents[2] / "pipetwin.py"
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *(str(script), "run", "local-2rank", "-o", str(output), "--check"),
+        *(part for o in TINY for part in ("--set", o)),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(script.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("equals a single process") == 1
+    assert output.exists()
+    wrong = [*command[:5], "1", *command[6:9], *command[11:]]
+    failed = subprocess.run(wrong, env=environment, capture_output=True, text=True, timeout=150)
+    assert failed.returncode != 0
+    assert "torchrun started 1 ranks" in failed.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_cuda_path_equals_the_reference() -> None:
+    scenario = tiny(2, "plan.pipeline=1", "cluster.devices_per_node=1", "cluster.device.kind=gpu")
+    result = check_against_reference(replace(scenario, name="cuda"))
+    assert result is not None and result.passed, str(result)
