@@ -218,8 +218,10 @@ class Interpreter:
         pending = self.receiving.pop(message)
         waited = not pending.done()
         tensor = pending.wait(self.deadline_s)
-        ready = self.marks.mark() if waited or not self.on_host else last
-        arrived = ready if waited or not self.on_host else None
+        ready, arrived = last, None
+        if waited or not self.on_host:
+            found = pending.found_ns if self.on_host else None
+            ready = arrived = found if found is not None else self.marks.mark()
         self.messages.append((message, pending.sent_ns, arrived))
         self.arrived[message] = tensor
         end = self.marks.mark()

@@ -172,7 +172,10 @@ def run_visits(assignment: Assignment, context: RankContext) -> RankResult:
         context.watchdog.describe_with(job.interpreter.describe)
         visits.append(_run_visit(job, visit, num_ranks))
         if visit.job not in peaks:
-            peaks[visit.job] = _peak(device, baseline)
+            # On the host, later jobs reuse what the allocator kept of earlier ones' memory, so that
+            # only the first one's peak is its own.
+            own = device.type == "cuda" or not peaks
+            peaks[visit.job] = _peak(device, baseline) if own else None
     gradients: dict[str, Tensor] = {}
     weights: dict[str, Tensor] = {}
     if assignment.keep_tensors:

@@ -10,6 +10,8 @@ from reports.words import PATH_NAMES, duration, family, percent
 from sim.comparison import ActionComparison, Comparison, LoopRow
 from sim.measurement import Measurement
 
+_DECADE = 10.0
+
 
 def action_errors(comparison: Comparison) -> Chart:
     """Points of each kind of action's error by stage, around a line at zero."""
@@ -93,9 +95,10 @@ def runs(measurement: Measurement, comparison: Comparison) -> Chart:
 
 
 def parity(rows: Sequence[LoopRow]) -> Chart:
-    """Predicted against measured iteration times, on logarithmic axes around the diagonal."""
+    """Predicted against measured iteration times around the diagonal, on logarithmic axes where
+    they span decades."""
     times = [t / 1e9 for row in rows for t in (row.predicted_ns, row.measured_ns)]
-    low, high = min(times) / 1.4, max(times) * 1.4
+    low, high = min(times) / 1.2, max(times) * 1.2
     diagonal = {
         "type": "scatter",
         "mode": "lines",
@@ -117,13 +120,15 @@ def parity(rows: Sequence[LoopRow]) -> Chart:
         "hovertemplate": "%{text}<br>predicted %{y:.4g} s, measured %{x:.4g} s"
         "<br>%{customdata}<extra></extra>",
     }
-    marks = [m * 10.0**e for e in range(-9, 7) for m in (1, 2, 5)]
-    marks = [mark for mark in marks if low <= mark <= high]
-    axis = {
-        "type": "log",
-        "range": [math.log10(low), math.log10(high)],
-        "tickvals": marks,
-        "ticktext": [f"{mark:g}" for mark in marks],
-    }
+    axis: dict[str, object] = {"range": [low, high]}
+    if high / low > _DECADE:
+        marks = [m * 10.0**e for e in range(-9, 7) for m in (1, 2, 5)]
+        marks = [mark for mark in marks if low <= mark <= high]
+        axis = {
+            "type": "log",
+            "range": [math.log10(low), math.log10(high)],
+            "tickvals": marks,
+            "ticktext": [f"{mark:g}" for mark in marks],
+        }
     x = {"title": {"text": "measured, s"}, **axis}
     return chart_of([diagonal, points], 380, x, {"title": {"text": "predicted, s"}, **axis})

@@ -55,6 +55,11 @@ class PendingReceive(Protocol):
         nanoseconds; None before it is known, and always where the carrier does not tell."""
 
     @property
+    def found_ns(self) -> int | None:
+        """When `wait` saw the message, before it copied it out, in nanoseconds; None before, and
+        always where the carrier does not tell."""
+
+    @property
     def arrived_ns(self) -> int | None:
         """When this rank had the message in its tensor, in nanoseconds; None before `wait`.
 

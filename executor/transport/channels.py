@@ -44,6 +44,7 @@ class MailboxReceive:
         "_tensor",
         "arrived_ns",
         "dtype",
+        "found_ns",
         "message",
         "record",
         "shape",
@@ -65,6 +66,7 @@ class MailboxReceive:
         self.shape = shape
         self.dtype = dtype
         self.record: Record | None = None
+        self.found_ns: int | None = None
         self.arrived_ns: int | None = None
 
     @property

@@ -183,6 +183,7 @@ class MailboxTransport:
                 lambda: receive_timeout(message, source, deadline_s),
                 f"rank {source} has ended; {message} will not come",
             )
+        receive.found_ns = time.monotonic_ns()
         tensor = self._inbox(source, channel_of(message)).copy_out(
             receive, self._device, check=self._debug
         )

@@ -26,12 +26,13 @@ from sim.schedule.actions import Action
 class NullReceive:
     """A receive whose tensor is there at once."""
 
-    __slots__ = ("_tensor", "arrived_ns", "message", "sent_ns", "source")
+    __slots__ = ("_tensor", "arrived_ns", "found_ns", "message", "sent_ns", "source")
 
     def __init__(self, message: Action, source: int, tensor: Tensor) -> None:
         self.message = message
         self.source = source
         self.sent_ns: int | None = time.monotonic_ns()
+        self.found_ns: int | None = None
         self.arrived_ns: int | None = None
         self._tensor = tensor
 

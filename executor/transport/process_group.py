@@ -71,6 +71,11 @@ class GroupReceive:
         self._event: torch.cuda.Event | None = None
 
     @property
+    def found_ns(self) -> int | None:
+        """Unknown: waiting and copying are one."""
+        return None
+
+    @property
     def arrived_ns(self) -> int | None:
         """When the message was there: on CPU, the end of `wait`; on CUDA the device's time, None
         until it has happened."""

@@ -49,6 +49,11 @@ class _HookedReceive:
         return self._inner.sent_ns
 
     @property
+    def found_ns(self) -> int | None:
+        """See PendingReceive."""
+        return self._inner.found_ns
+
+    @property
     def arrived_ns(self) -> int | None:
         """See PendingReceive."""
         return self._inner.arrived_ns

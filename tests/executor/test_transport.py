@@ -343,7 +343,7 @@ def test_each_carrier_has_the_same_interface(transport: str, name: str) -> None:
 
 def test_an_unknown_name_and_nccl_without_gpu() -> None:
     settings: dict[str, Any] = {"rank": 0, "num_ranks": 1, "store": HashStore(), "device": CPU}
-    with pytest.raises(ValueError, match="it is auto, mailbox, gloo, nccl or null"):
+    with pytest.raises(ValueError, match="it is auto, mailbox, gloo, nccl or none"):
         make_transport("pigeon", deadline_s=1, **settings)  # type: ignore[arg-type]
     with pytest.raises(TransportError, match="default process group"):
         make_transport("gloo", deadline_s=1, **settings)
