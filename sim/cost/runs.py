@@ -138,6 +138,8 @@ def _run(row: Mapping[str, str | None], cluster: Cluster, line: int, vocabulary:
             data=values["data"],
             micro_batch=values["micro_batch"],
             global_batch=values["global_batch"],
+            # Megatron's default wherever there is a tensor group to scatter over.
+            scatter_gather=values["tensor"] > 1,
             precision="fp16",
             recomputation="full",
             p2p="blocking",
