@@ -69,18 +69,18 @@ def scenario_list(*, json: Json = False) -> int:
 @scenario_app.command(name="show")
 def scenario_show(scenario: str, /, *, set: Overrides | None = None) -> int:
     """Print a scenario with everything resolved, and where each value comes from."""
-    from reports import terminal
+    from reports import console
     from scenarios.loader import load
     from scenarios.resolved import resolved_yaml
 
-    terminal.show_text(resolved_yaml(load(scenario, set or ())))
+    console.show_text(resolved_yaml(load(scenario, set or ())))
     return 0
 
 
 @scenario_app.command(name="check")
 def scenario_check(*scenario: str, set: Overrides | None = None) -> int:
     """Check scenario files; print every problem with its place."""
-    from reports import terminal
+    from reports import console
     from scenarios.catalogue import catalogue
     from scenarios.errors import Problem, ScenarioError
     from scenarios.loader import check_partial, load
@@ -97,7 +97,7 @@ def scenario_check(*scenario: str, set: Overrides | None = None) -> int:
             problems += error.problems
     if problems:
         raise ScenarioError(problems)
-    terminal.show_text(f"{len(scenario)} checked, no problems")
+    console.show_text(f"{len(scenario)} checked, no problems")
     return 0
 
 
@@ -106,10 +106,10 @@ def scenario_schema() -> int:
     """Print the JSON Schema of scenario files, for editors."""
     import json
 
-    from reports import terminal
+    from reports import console
     from scenarios.json_schema import json_schema
 
-    terminal.show_text(json.dumps(json_schema(), indent=2))
+    console.show_text(json.dumps(json_schema(), indent=2))
     return 0
 
 
@@ -184,7 +184,7 @@ def schedule_export(
     messages
         Also write sends and receives (torch's format compute_comms).
     """
-    from reports import files, terminal
+    from reports import console, files
     from scenarios.writing import write_whole
     from sim.schedule.lowering import lower
     from sim.schedule.torch_csv import compute_csv, program_csv
@@ -192,7 +192,7 @@ def schedule_export(
     found = files.schedule(schedule, stages, microbatches, set or ())
     text = program_csv(lower(found)) if messages else compute_csv(found)
     if output is None:
-        terminal.show_text(text, end="")
+        console.show_text(text, end="")
     else:
         write_whole(output, text, force=force)
     return 0
@@ -241,14 +241,14 @@ def run(
         Also hold loss, gradients and weights against a single process; exit 1 if they differ.
     """
     from executor.commands import run_scenario
-    from reports import files, terminal
+    from reports import console, files, terminal
     from scenarios.loader import load
     from sim.measurement import write_measurement
     from sim.prediction import predict
 
     files.check_outputs((output, report, trace), force=force)
     loaded = load(scenario, set or ())
-    result = run_scenario(loaded.scenario, check=check, progress=terminal.progress())
+    result = run_scenario(loaded.scenario, check=check, progress=console.progress())
     if result is None:
         return 0
     measurement = result.measurement
@@ -260,6 +260,8 @@ def run(
         found = predict(loaded.scenario, files.profile(profile), draws=15 if profile else 0)
         files.write_report(report, found, loaded, measurement=measurement, force=force)
     terminal.show_measurement(measurement, result.check, as_json=json)
+    if result.interrupted:
+        return 130
     return 1 if result.check is not None and not result.check.passed else 0
 
 
@@ -284,15 +286,15 @@ def measure(
         A small grid with few repetitions, to see that it works.
     """
     from executor.measure import measure_scenario
-    from reports import files, terminal
+    from reports import console, files, terminal_scores
     from scenarios.loader import load
     from sim.cost.profile_file import write_profile
 
     files.check_outputs((output,), force=force)
     loaded = load(scenario, set or ())
-    found = measure_scenario(loaded.scenario, quick=quick, progress=terminal.progress())
+    found = measure_scenario(loaded.scenario, quick=quick, progress=console.progress())
     write_profile(found, output, force=force)
-    terminal.show_profile(found, output, as_json=json)
+    terminal_scores.show_profile(found, output, as_json=json)
     return 0
 
 
@@ -315,7 +317,7 @@ def calibrate(
     output
         The profile to write.
     """
-    from reports import files, terminal
+    from reports import console, files, terminal_scores
     from sim.calibration import CalibrationError, calibrate_from_runs
     from sim.cost.profile_file import write_profile
     from sim.measurement import read_measurement
@@ -327,12 +329,12 @@ def calibrate(
         from sim.log_calibration import calibrate_from_log
 
         cluster = files.cluster(device, set or ())
-        log = calibrate_from_log(runs, cluster, terminal.progress())
+        log = calibrate_from_log(runs, cluster, console.progress())
         found, sets = log.profile, log.sets
     else:
         found, sets = calibrate_from_runs([read_measurement(path) for path in measured]), ()
     write_profile(found, output, force=force)
-    terminal.show_profile(found, output, as_json=json, sets=sets)
+    terminal_scores.show_profile(found, output, as_json=json, sets=sets)
     return 0
 
 
@@ -377,31 +379,31 @@ def validate(
     rounds
         With --calibrate-on: how often to alternate between calibration and judged runs.
     """
-    from reports import files, terminal
+    from reports import console, files, terminal_scores
 
     files.check_outputs((report,), force=force)
     if runs is not None:
         from sim.log_calibration import validate_log
 
         scores = validate_log(runs, files.cluster(device, set or ()), files.profile(profile))
-        terminal.show_sets((scores,), as_json=json)
+        terminal_scores.show_sets((scores,), as_json=json)
         return files.exit_code((float(str(scores["mape"])),), max_error)
     if calibrate_on:
         from executor.loop import closed_loop
 
         result = closed_loop(
-            scenario, calibrate_on, set or (), rounds=rounds, progress=terminal.progress()
+            scenario, calibrate_on, set or (), rounds=rounds, progress=console.progress()
         )
         if report is not None:
             files.write_loop_report(report, result, force=force)
-        terminal.show_loop(result, as_json=json)
+        terminal_scores.show_loop(result, as_json=json)
         return files.exit_code(result.errors, max_error)
     loaded, found, measurement, comparison = files.compare_file(
         scenario, measured, files.profile(profile), set or ()
     )
     if report is not None:
         files.write_report(report, found, loaded, measurement=measurement, force=force)
-    terminal.show_comparison(found, comparison, as_json=json)
+    terminal_scores.show_comparison(found, comparison, as_json=json)
     return files.exit_code((comparison.structural, comparison.predictive), max_error)
 
 
@@ -423,7 +425,7 @@ def report(
     output
         The HTML file to write.
     """
-    from reports import files, terminal
+    from reports import console, files
     from sim.measurement import read_measurement
     from sim.prediction import predict
 
@@ -431,7 +433,7 @@ def report(
     measurement = read_measurement(measured)
     found = predict(measurement.scenario, files.profile(profile), draws=15 if profile else 0)
     files.write_report(output, found, None, measurement=measurement, force=force)
-    terminal.show_text(f"wrote {output}")
+    console.show_text(f"wrote {output}")
     return 0
 
 

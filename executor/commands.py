@@ -54,10 +54,12 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """A measured run and, where asked, its check against the reference."""
+    """A measured run and, where asked, its check against the reference; `interrupted` where it has
+    fewer iterations than asked for."""
 
     measurement: Measurement
     check: CheckResult | None
+    interrupted: bool = False
 
 
 def run_scenario(
@@ -81,14 +83,16 @@ def run_scenario(
         f"running {scenario.name}: {execution.iterations} iterations on "
         f"{scenario.plan.pipeline} ranks ..."
     )
-    session = run_session(assignment)
+    session = run_session(assignment, progress)
     if session is None:
         return None
     result = None
-    if check:
+    if check and not session.interrupted:
         progress("checking against a single process in float64 ...")
         result = against_reference(exact, session)
-    return RunResult(measurement=session.measurements[0], check=result)
+    return RunResult(
+        measurement=session.measurements[0], check=result, interrupted=session.interrupted
+    )
 
 
 def require_supported(scenario: Scenario) -> None:

@@ -16,6 +16,11 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from executor.watchdog import FAILURE_KEY, Watchdog
 
+STOP_KEY = "stop"
+"""Set in the store by a launcher that was interrupted: ranks end after what they are doing."""
+PROGRESS_KEY = "progress"
+"""Where rank 0 writes how far it is, in words, for the launcher to show."""
+
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 

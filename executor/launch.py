@@ -19,13 +19,23 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch._C._distributed_c10d import TCPStore
 
-from executor.joining import RankContext, RankFailure, join, joined, leave, under_torchrun
+from executor.joining import (
+    PROGRESS_KEY,
+    STOP_KEY,
+    RankContext,
+    RankFailure,
+    join,
+    joined,
+    leave,
+    under_torchrun,
+)
 from executor.watchdog import EXIT_CODE, write_failure
 
 if TYPE_CHECKING:
@@ -44,6 +54,7 @@ __all__ = [
 GRACE_S = 3.0
 """How long ranks may take to say their last words after another one has failed."""
 _TERMINATE_S = 0.5
+_TELL_S = 1.0
 _LAST_LINES = 20
 _LENGTH = struct.Struct("<Q")
 
@@ -57,6 +68,8 @@ def launch(
     pin: bool,
     device: str = "cpu",
     wait_s: float | None = None,
+    finish_on_interrupt: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> list[Any]:
     """Run `module:function` in each of `num_ranks` new processes; return their results by rank.
 
@@ -67,6 +80,10 @@ def launch(
     wait_s: the limit of each wait in it, seconds (RankContext.deadline_s); None: the run's.
     pin: pin each rank to a core.
     device: `cpu` (gloo) or `cuda` (nccl, one GPU for each rank).
+
+    finish_on_interrupt: at the first KeyboardInterrupt set STOP_KEY in the store, which the target
+        is to look at, and wait on for its results; only a second one is passed on.
+    progress: told, once a second, what the target has written under PROGRESS_KEY in the store.
 
     Raises RankFailure with every rank's story when one fails or the deadline passes, ValueError
     for a malformed target, and passes on KeyboardInterrupt after all ranks have ended.
@@ -97,7 +114,15 @@ def launch(
         data = pickle.dumps(order)
         for rank in range(num_ranks):
             children.append(_Child(rank, num_ranks, store.port, data, ended, pin=pin))
-        failure = _wait(children, ended, store, limit, deadline_s)
+        running = set(range(num_ranks))
+        try:
+            failure = _wait(children, ended, running, store, deadline_s, limit, progress)
+        except KeyboardInterrupt:
+            if not finish_on_interrupt:
+                raise
+            sys.stderr.write("\nstopping after this iteration; interrupt again to stop at once\n")
+            store.set(STOP_KEY, "")
+            failure = _wait(children, ended, running, store, deadline_s, limit, progress)
     finally:
         stop(children)
     if failure is not None:
@@ -108,23 +133,31 @@ def launch(
 def _wait(
     children: list[_Child],
     ended: queue.SimpleQueue[int],
+    running: set[int],
     store: Store,
-    limit: float,
     deadline_s: float,
+    limit: float,
+    progress: Callable[[str], None] | None,
 ) -> str | None:
-    """Wait for all ranks; return the first failure, once the others had time to end."""
-    running = len(children)
+    """Wait for all ranks; return the first failure, once the others had time to end.
+
+    running: the ranks that have not ended, kept up to date. limit: on the monotonic clock, seconds.
+    """
     failure: str | None = None
     while running:
         try:
-            rank = ended.get(timeout=max(0.0, limit - time.monotonic()))
+            rank = ended.get(timeout=min(_TELL_S, max(0.0, limit - time.monotonic())))
         except queue.Empty:
+            if time.monotonic() < limit:
+                if progress is not None and store.check([PROGRESS_KEY]):
+                    progress(store.get(PROGRESS_KEY).decode())
+                continue
             if failure is not None:
                 return failure
             failure = write_failure(store, f"the run did not end within {deadline_s:g} s")
             limit = time.monotonic() + GRACE_S
             continue
-        running -= 1
+        running.discard(rank)
         if failure is None and not children[rank].succeeded:
             failure = write_failure(store, children[rank].death())
             limit = time.monotonic() + GRACE_S

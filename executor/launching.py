@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,10 +41,11 @@ class RankResults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionResult:
-    """A session's measurements, one per visit; and, where asked, every rank's copy of each gradient
-    and weight by parameter name."""
+    """A session's measurements, one per visit (fewer where it was interrupted); and, where asked,
+    every rank's copy of each gradient and weight by parameter name."""
 
     measurements: tuple[Measurement, ...]
+    interrupted: bool
     gradients: dict[str, list[Tensor]]
     weights: dict[str, list[Tensor]]
     environment: Mapping[str, Any]
@@ -61,12 +62,20 @@ def device_kind(num_ranks: int, kind: str) -> str:
 
 
 def run_ranks(
-    num_ranks: int, target: str, payload: Any, *, wait_s: float, device: str = "cpu"
+    num_ranks: int,
+    target: str,
+    payload: Any,
+    *,
+    wait_s: float,
+    device: str = "cpu",
+    finish_on_interrupt: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> RankResults | None:
     """Run `module:function` (of a RankContext and the payload) on every rank.
 
     Starts the ranks here, or joins torchrun's; None on all but rank 0 of those.
     wait_s: the limit of each single wait in a collective, in seconds.
+    finish_on_interrupt, progress: see executor.launch.launch.
     Raises LaunchError where torchrun started another number of ranks, RankFailure where one fails.
     """
     if not under_torchrun():
@@ -78,6 +87,8 @@ def run_ranks(
             wait_s=wait_s,
             pin=True,
             device=device,
+            finish_on_interrupt=finish_on_interrupt,
+            progress=progress,
         )
         return RankResults(results=tuple(results), environment=describe_host(num_ranks, device))
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -99,8 +110,13 @@ def run_ranks(
     return RankResults(results=tuple(gathered), environment=describe_host(num_ranks, device))
 
 
-def run_session(assignment: Assignment) -> SessionResult | None:
-    """Run a session's visits and assemble its measurements; None on torchrun's other ranks."""
+def run_session(
+    assignment: Assignment, progress: Callable[[str], None] | None = None
+) -> SessionResult | None:
+    """Run a session's visits and assemble its measurements; None on torchrun's other ranks.
+
+    Interrupted once, it keeps what was finished; KeyboardInterrupt is raised where that is nothing.
+    """
     first = assignment.scenarios[0]
     num_ranks = first.plan.pipeline
     kind = first.cluster.device.kind if first.cluster is not None else "cpu"
@@ -111,6 +127,8 @@ def run_session(assignment: Assignment) -> SessionResult | None:
         assignment,
         wait_s=2 * max(s.execution.deadline for s in assignment.scenarios) / 1e9 + 60,
         device=device,
+        finish_on_interrupt=True,
+        progress=progress,
     )
     if found is None:
         return None
@@ -119,6 +137,9 @@ def run_session(assignment: Assignment) -> SessionResult | None:
     environment["clock_uncertainty_ns"] = max(
         int(str(r.environment.get("clock_uncertainty_ns", 0))) for r in results
     )
+    measurements = assemble(assignment, results, environment)
+    if not measurements:
+        raise KeyboardInterrupt
     gradients: dict[str, list[Tensor]] = {}
     weights: dict[str, list[Tensor]] = {}
     for result in results:
@@ -127,7 +148,8 @@ def run_session(assignment: Assignment) -> SessionResult | None:
         for name, tensor in result.weights.items():
             weights.setdefault(name, []).append(tensor)
     return SessionResult(
-        measurements=assemble(assignment, results, environment),
+        measurements=measurements,
+        interrupted=any(r.interrupted for r in results),
         gradients=gradients,
         weights=weights,
         environment=environment,

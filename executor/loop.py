@@ -98,9 +98,11 @@ def closed_loop(
     )
     assignment = Assignment(scenarios=tuple(i.scenario for i in everyone), visits=visits)
     progress(f"{rounds} rounds of {len(others)} calibration and {len(loaded)} judged runs ...")
-    session = run_session(assignment)
+    session = run_session(assignment, progress)
     if session is None:
         raise UnsupportedPlan("the closed loop starts its own ranks: run it without torchrun")
+    if session.interrupted:
+        raise KeyboardInterrupt
     width = len(everyone)
     turns = [session.measurements[t * width : (t + 1) * width] for t in range(rounds)]
     profiles = []

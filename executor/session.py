@@ -20,7 +20,7 @@ from torch import Tensor
 from executor.clocks import ClockMap, ClockOffset
 from executor.data import Data
 from executor.interpreter import Groups, Interpreter, IterationRecord, Record
-from executor.launch import RankContext
+from executor.joining import PROGRESS_KEY, STOP_KEY, RankContext
 from executor.marks import make_marks
 from executor.model import StageModule
 from executor.optimizer import Optimizer, loss_scale
@@ -67,6 +67,7 @@ class RankResult:
     visits: tuple[tuple[IterationRecord, ...], ...]
     peak_memory: tuple[int | None, ...]
     environment: Mapping[str, object]
+    interrupted: bool = False
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -150,7 +151,10 @@ def run_visits(assignment: Assignment, context: RankContext) -> RankResult:
     peaks: dict[int, int | None] = {}
     visits = []
     transports = []
+    turns = _Turns(assignment, context)
     for visit in assignment.visits:
+        if turns.stopped:
+            break
         if visit.job not in jobs:
             scenario = assignment.scenarios[visit.job]
             if not jobs:
@@ -170,7 +174,7 @@ def run_visits(assignment: Assignment, context: RankContext) -> RankResult:
             )
         job = jobs[visit.job]
         context.watchdog.describe_with(job.interpreter.describe)
-        visits.append(_run_visit(job, visit, num_ranks))
+        visits.append(_run_visit(job, visit, turns))
         if visit.job not in peaks:
             # On the host, later jobs reuse what the allocator kept of earlier ones' memory, so that
             # only the first one's peak is its own.
@@ -178,7 +182,7 @@ def run_visits(assignment: Assignment, context: RankContext) -> RankResult:
             peaks[visit.job] = _peak(device, baseline) if own else None
     gradients: dict[str, Tensor] = {}
     weights: dict[str, Tensor] = {}
-    if assignment.keep_tensors:
+    if assignment.keep_tensors and not turns.stopped:
         gradients, weights = _tensors(jobs[assignment.visits[-1].job])
     environment = {"transport": type(transports[-1]).__name__ if transports else "none"}
     for transport in transports:
@@ -188,19 +192,44 @@ def run_visits(assignment: Assignment, context: RankContext) -> RankResult:
         visits=tuple(visits),
         peak_memory=tuple(peaks[j] for j in sorted(peaks)),
         environment=environment,
+        interrupted=turns.stopped,
         gradients=gradients,
         weights=weights,
     )
 
 
-def _run_visit(job: Job, visit: Visit, num_ranks: int) -> tuple[IterationRecord, ...]:
+class _Turns:
+    """Starts every iteration on all ranks together, or stops them all; tells how far it is."""
+
+    def __init__(self, assignment: Assignment, context: RankContext) -> None:
+        self.context = context
+        self.total = sum(v.warmup + v.iterations for v in assignment.visits)
+        self.done = 0
+        self.stopped = False
+
+    def next(self, name: str) -> bool:
+        """Meet the other ranks; False where the launcher was interrupted."""
+        context, stop = self.context, 0.0
+        if context.rank == 0:
+            context.store.set(PROGRESS_KEY, f"{name}: iteration {self.done} of {self.total} ...")
+            stop = float(context.store.check([STOP_KEY]))
+        if context.num_ranks > 1:
+            flag = torch.tensor([stop], device=context.device)
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+            stop = float(flag.item())
+        self.done += 1
+        self.stopped = bool(stop)
+        return not self.stopped
+
+
+def _run_visit(job: Job, visit: Visit, turns: _Turns) -> tuple[IterationRecord, ...]:
     records = []
     for n in range(visit.warmup + visit.iterations):
         gc.collect()
         gc.disable()
         try:
-            if num_ranks > 1:
-                dist.barrier()
+            if not turns.next(job.scenario.name):
+                break
             record = job.interpreter.run_iteration(job.iteration)
         finally:
             gc.enable()
@@ -272,13 +301,15 @@ def _status(name: str) -> int:
 def assemble(
     assignment: Assignment, results: Sequence[RankResult], environment: Mapping[str, object]
 ) -> tuple[Measurement, ...]:
-    """One measurement per visit, from what all ranks recorded."""
+    """One measurement per visit that finished an iteration, from what all ranks recorded."""
     ordered = sorted(results, key=lambda r: r.rank)
     measurements = []
-    for v, visit in enumerate(assignment.visits):
+    for v, visit in enumerate(assignment.visits[: len(ordered[0].visits)]):
+        if not ordered[0].visits[v]:
+            continue
         scenario = assignment.scenarios[visit.job]
         timelines, disturbed, losses = [], [], []
-        for n in range(visit.iterations):
+        for n in range(len(ordered[0].visits[v])):
             records = [r.visits[v][n] for r in ordered]
             timelines.append(timeline_of(scenario, records))
             disturbed.append(any((r.foreign or 0.0) > _DISTURBED for r in records))

@@ -5,6 +5,7 @@ Ranks are processes on 127.0.0.1; every run has a deadline, and leaves no proces
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from scenarios.schema import Scenario
 from sim.comparison import structural_error
 from sim.cost.profile import shape_of
 from sim.cost.profile_file import read_profile, write_profile
+from sim.measurement import read_measurement
 from sim.prediction import predict
 from sim.schedule.build import build_program, build_schedule
 from sim.schedule.torch_csv import compute_csv, program_csv
@@ -248,3 +250,30 @@ def test_the_cuda_path_equals_the_reference() -> None:
     scenario = tiny(2, "plan.pipeline=1", "cluster.devices_per_node=1", "cluster.device.kind=gpu")
     result = check_against_reference(replace(scenario, name="cuda"))
     assert result is not None and result.passed, str(result)
+
+
+@pytest.mark.timeout(120)
+def test_an_interrupted_run_keeps_what_it_finished(tmp_path: Path) -> None:
+    """One Ctrl-C: the iteration ends, the file is written, exit 130, and no process is left."""
+    output = tmp_path / "m.json"
+    script = Path(__file__).resolve().parents[2] / "pipetwin.py"
+    many = (*TINY, "execution.iterations=100000")
+    command = [sys.executable, str(script), "run", "local-2rank", "-o", str(output)]
+    before = descendants()
+    process = subprocess.Popen(
+        [*command, *(part for o in many for part in ("--set", o))],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit and len(descendants() - before) != 2:
+        time.sleep(0.1)
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "stopping after this iteration" in err
+    assert 0 < len(read_measurement(output).timelines) < 100_000
+    assert "measured" in out
+    assert descendants() <= before
