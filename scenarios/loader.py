@@ -15,6 +15,8 @@ from scenarios.files import Node, kind_of_path
 from scenarios.schema import Cluster, Scenario
 from scenarios.validate import validate
 
+MAX_SCHEDULE_BYTES = 64 << 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
@@ -94,6 +96,8 @@ def _with_schedule_file(root: Node, problems: list[Problem]) -> Node:
     plan, _ = root.find(path[:1])
     if not found or not isinstance(node.value, str):
         return root
+    if isinstance(plan.value, dict) and "schedule_order" in plan.value:
+        return root  # The rows are there already: the file is only where they came from.
     folder = Path() if node.at.is_override else Path(node.at.file).parent
     file = os.path.normpath((folder / node.value).absolute())
     if kind_of_path(Path(file)) != "file":
@@ -102,9 +106,37 @@ def _with_schedule_file(root: Node, problems: list[Problem]) -> Node:
         )
         problems.append(Problem.at(node.at, ".".join(path), message))
     assert isinstance(plan.value, dict) and isinstance(root.value, dict)
+    written = {**plan.value, path[1]: Node(value=file, at=node.at, key=node.key)}
+    rows = _rows(Path(file), node, problems)
+    if rows is not None:
+        lines = [Node(value=row, at=node.at, key=node.key) for row in rows]
+        written["schedule_order"] = Node(value=lines, at=node.at, key=node.key)
     inner = Node(
-        value={**plan.value, path[1]: Node(value=file, at=node.at, key=node.key)},
+        value=written,
         at=plan.at,
         key=plan.key,
     )
     return Node(value={**root.value, path[0]: inner}, at=root.at, key=root.key)
+
+
+def _rows(file: Path, node: Node, problems: list[Problem]) -> list[str] | None:
+    """The rows of a schedule file; None, with a problem, where it is not a text of a sane size."""
+    if kind_of_path(file) != "file":
+        return None
+    try:
+        if file.stat().st_size > MAX_SCHEDULE_BYTES:
+            raise ValueError(f"is over {MAX_SCHEDULE_BYTES >> 20} MiB")
+        rows = file.read_text(encoding="utf-8").splitlines()
+        if any("\0" in row for row in rows):
+            raise ValueError("is not text")
+    except (OSError, ValueError) as error:
+        what = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+        problems.append(
+            Problem.at(
+                node.at, "plan.schedule_file", f"`{file}` {what}: it is a CSV, as `0F0,0B0` a rank"
+            )
+        )
+        return None
+    while rows and not rows[-1].strip():
+        rows.pop()
+    return rows

@@ -155,13 +155,13 @@ def _batch(scenario: Scenario) -> Iterator[Finding]:
 
 def _schedule_file(scenario: Scenario) -> Iterator[Finding]:
     plan = scenario.plan
-    if plan.schedule == "given" and plan.schedule_file is None:
+    if plan.schedule == "given" and plan.schedule_file is None and plan.schedule_order is None:
         yield (
             "plan.schedule_file",
             "is missing: `schedule: given` reads the order of actions from a CSV file; "
             "`schedule_file: schedule.csv` would work",
         )
-    if plan.schedule != "given" and plan.schedule_file is not None:
+    if plan.schedule != "given" and (plan.schedule_file or plan.schedule_order) is not None:
         yield (
             "plan.schedule_file",
             f"is not read by `schedule: {plan.schedule}`: leave it out, or write `schedule: given`",
@@ -312,7 +312,7 @@ RULES: tuple[Rule, ...] = (
         reads=("plan.global_batch", "plan.micro_batch", "plan.microbatches", "plan.data"),
         find=_batch,
     ),
-    Rule(reads=("plan.schedule", "plan.schedule_file"), find=_schedule_file),
+    Rule(reads=("plan.schedule", "plan.schedule_file", "plan.schedule_order"), find=_schedule_file),
     Rule(reads=("plan.precision", "cluster.device.matmul_peak", "costs"), find=_precision),
     Rule(reads=("model.family", "model.patch_inputs", "model.tied_embeddings"), find=_vit),
     Rule(reads=("cluster.nics_per_node", "cluster.devices_per_node"), find=_nics),

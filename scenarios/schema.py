@@ -167,9 +167,12 @@ class Plan:
     """How the model is laid over the devices, and in which order the pipeline runs."""
 
     schedule: Literal["gpipe", "1f1b", "given"] = "1f1b"
-    """Pipeline schedule; `given` reads the order from `schedule_file`."""
+    """Pipeline schedule; `given` is the order in `schedule_file` or `schedule_order`."""
     schedule_file: str | None = None
     """For `given`: a CSV of actions in torch.distributed.pipelining's notation, a row a rank."""
+    schedule_order: tuple[str, ...] | None = None
+    """For `given`: the rows themselves, as `0F0,0F1,0B0,0B1`; read from `schedule_file` unless
+    written here, so that the scenario says all by itself."""
     gpipe_backward: Literal["same", "reversed"] = "same"
     """For `gpipe`: backward passes in the microbatches' order (as torch does), or reversed."""
     pipeline: Positive = 1
@@ -319,6 +322,7 @@ class Scenario:
     def digest(self) -> str:
         """SHA-256 of the resolved scenario without its name, description and execution (hex)."""
         content = asdict(self)
+        del content["plan"]["schedule_file"]  # Its rows are in schedule_order.
         for key in ("name", "description", "execution"):
             del content[key]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from scenarios.schema import Scenario
 from sim.schedule.checks import check
 from sim.schedule.generators import gpipe, one_forward_one_backward
 from sim.schedule.lowering import Flush, Program, lower
 from sim.schedule.schedule import Schedule
-from sim.schedule.torch_csv import read_csv
+from sim.schedule.torch_csv import parse_csv
 
 
 def build_schedule(scenario: Scenario) -> Schedule:
@@ -22,9 +20,12 @@ def build_schedule(scenario: Scenario) -> Schedule:
         return gpipe(plan.pipeline, plan.num_microbatches, backward=plan.gpipe_backward)
     if plan.schedule == "1f1b":
         return one_forward_one_backward(plan.pipeline, plan.num_microbatches)
-    assert plan.schedule_file is not None, "scenarios.rules asks for the file"
-    schedule = read_csv(
-        Path(plan.schedule_file), num_ranks=plan.pipeline, num_microbatches=plan.num_microbatches
+    assert plan.schedule_order is not None, "scenarios.rules asks for it"
+    schedule = parse_csv(
+        "\n".join(plan.schedule_order),
+        shown=plan.schedule_file or "plan.schedule_order",
+        num_ranks=plan.pipeline,
+        num_microbatches=plan.num_microbatches,
     )
     check(schedule)
     return schedule

@@ -47,15 +47,26 @@ def _csv(rows: tuple[tuple[Action, ...], ...]) -> str:
 def read_csv(
     path: Path, *, num_ranks: int | None = None, num_microbatches: int | None = None
 ) -> Schedule:
-    """Read a schedule of passes; messages in the file are dropped (lowering places them again).
+    """Read a file of a schedule; see `parse_csv`.
 
-    Raises ScheduleError, naming file, line and cell, where the file cannot be read, a cell is no
-    action, a stage is on two ranks, or the sizes are not the ones asked for.
+    Raises ScheduleError also where the file cannot be read.
     """
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ScheduleError(f"{path}: cannot be read: {error}") from error
+    return parse_csv(text, shown=str(path), num_ranks=num_ranks, num_microbatches=num_microbatches)
+
+
+def parse_csv(
+    text: str, *, shown: str, num_ranks: int | None = None, num_microbatches: int | None = None
+) -> Schedule:
+    """Read a schedule of passes; messages in the text are dropped (lowering places them again).
+
+    shown: the text's name, for messages.
+    Raises ScheduleError, naming line and cell, where a cell is no action, a stage is on two ranks,
+    or the sizes are not the ones asked for.
+    """
     orders = []
     for line, row in enumerate(csv.reader(io.StringIO(text)), start=1):
         order = []
@@ -65,34 +76,34 @@ def read_csv(
             try:
                 action = parse_action(text_of_cell)
             except NotationError as error:
-                raise ScheduleError(f"{path}:{line}: cell {cell}: {error}") from error
+                raise ScheduleError(f"{shown}:{line}: cell {cell}: {error}") from error
             if action.kind in COMPUTE:
                 order.append(action)
         orders.append(tuple(order))
     while orders and not orders[-1]:
         orders.pop()
     if not orders:
-        raise ScheduleError(f"{path}: holds no action; a row a rank, as `0F0,0F1,0B0,0B1`")
+        raise ScheduleError(f"{shown}: holds no action; a row a rank, as `0F0,0F1,0B0,0B1`")
     schedule = Schedule(
-        name=path.stem, orders=tuple(orders), placement=_placement(path, tuple(orders))
+        name=Path(shown).stem, orders=tuple(orders), placement=_placement(shown, tuple(orders))
     )
     for what, found, asked in (
         ("ranks", schedule.num_ranks, num_ranks),
         ("microbatches", schedule.num_microbatches, num_microbatches),
     ):
         if asked is not None and found != asked:
-            raise ScheduleError(f"{path}: is for {found} {what}, but the plan has {asked}")
+            raise ScheduleError(f"{shown}: is for {found} {what}, but the plan has {asked}")
     return schedule
 
 
-def _placement(path: Path, orders: tuple[tuple[Action, ...], ...]) -> tuple[tuple[int, ...], ...]:
+def _placement(shown: str, orders: tuple[tuple[Action, ...], ...]) -> tuple[tuple[int, ...], ...]:
     holders: dict[tuple[int, int], int] = {}
     for rank, order in enumerate(orders):
         for action in order:
             holder = holders.setdefault((action.pipe, action.stage), rank)
             if holder != rank:
                 raise ScheduleError(
-                    f"{path}:{rank + 1}: {action}: stage {action.stage} is on rank {holder} "
+                    f"{shown}:{rank + 1}: {action}: stage {action.stage} is on rank {holder} "
                     f"(line {holder + 1}) already"
                 )
     num_pipes = 1 + max(pipe for pipe, _ in holders)
@@ -105,7 +116,7 @@ def _placement(path: Path, orders: tuple[tuple[Action, ...], ...]) -> tuple[tupl
     ]
     if missing:
         pipe, stage = missing[0]
-        raise ScheduleError(f"{path}: no rank runs stage {stage} of pipe {pipe}")
+        raise ScheduleError(f"{shown}: no rank runs stage {stage} of pipe {pipe}")
     return tuple(
         tuple(holders[pipe, stage] for stage in range(num_stages)) for pipe in range(num_pipes)
     )

@@ -126,6 +126,14 @@ def test_schedule_file_is_relative_to_its_file(tmp_path: Path) -> None:
     file.write_text("extends: local-2rank\nplan: {schedule: given, schedule_file: orders.csv}\n")
     loaded = load(file)
     assert loaded.scenario.plan.schedule_file == str(tmp_path / "orders.csv")
+    assert loaded.scenario.plan.schedule_order is not None
+    before = loaded.scenario.digest
+    order = tmp_path / "orders.csv"
+    order.rename(tmp_path / "moved.csv")
+    file.write_text(file.read_text().replace("orders.csv", "moved.csv"))
+    assert load(file).scenario.digest == before, "the order counts, not where its file lies"
+    (tmp_path / "moved.csv").write_text("0F1,0F0,0B0,0B1\n")
+    assert load(file).scenario.digest != before
     assert reload(loaded, tmp_path).scenario.digest == loaded.scenario.digest
 
 

@@ -79,21 +79,9 @@ def test_ours_loads_torchs_own_schedule(tmp_path: Path) -> None:
             }
 
     path = tmp_path / "torch.csv"
-    Recorded()._dump_compute(path) if hasattr(Recorded, "_dump_compute") else _dump(
-        Recorded(), path
-    )
+    Recorded()._dump_csv(path, format="compute_only")
     schedule = read_csv(path)
     assert schedule.num_ranks == 4
     assert schedule.num_stages == 8
     assert schedule.placement == ((0, 1, 2, 3, 0, 1, 2, 3),)
     assert not check(schedule).deadlocks["buffered"]
-
-
-def _dump(schedule: object, path: Path) -> None:
-    """As torch's PipelineScheduleMulti._dump_csv does: one row a rank, None as an empty cell."""
-    order = schedule.pipeline_order  # type: ignore[attr-defined]
-    path.write_text(
-        "\n".join(
-            ",".join("" if a is None else str(a) for a in order[rank]) for rank in sorted(order)
-        )
-    )
