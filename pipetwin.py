@@ -1,7 +1,7 @@
 """The front door: the command line, one short function per command.
 
 stdout carries the result, stderr progress and errors. Exit codes: 0 done (also "does not fit"),
-1 a requested check failed, 2 bad input, 130 interrupted.
+1 a requested check failed, 2 bad input, 3 a rank of a run failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -382,6 +382,12 @@ def validate(
     from reports import console, files, terminal_scores
 
     files.check_outputs((report,), force=force)
+    files.refuse_unused(
+        {"--runs": runs, "--calibrate-on": calibrate_on, "--measured": measured},
+        {"--profile": profile, "--report": report, "--device": device},
+        {"--runs": ("--profile", "--device"), "--calibrate-on": ("--report",)},
+        default=("--profile", "--report"),
+    )
     if runs is not None:
         from sim.log_calibration import validate_log
 
@@ -468,6 +474,9 @@ def run_command_line(tokens: list[str]) -> int:
     except Exception as error:
         from reports.files import is_bad_input
 
+        if getattr(error, "is_run_failure", False):
+            sys.stderr.write(f"{error}\n")
+            return 3
         if not is_bad_input(error):
             raise
         sys.stderr.write(f"{error}\n")

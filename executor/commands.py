@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from executor.reference import reference
 from executor.session import Assignment, Visit, double_precision
 from scenarios.schema import Scenario
 from sim.measurement import Measurement
+from sim.schedule.build import build_program
+from sim.schedule.checks import ScheduleError, run_untimed
 
 Progress = Callable[[str], None]
 _CHECK_ITERATIONS = 3
@@ -109,6 +112,10 @@ def require_supported(scenario: Scenario) -> None:
             )
     if problems:
         raise UnsupportedPlan(f"{scenario.name} cannot be run: " + "; ".join(problems))
+    waiting = run_untimed(build_program(scenario), synchronous=True)
+    if waiting:
+        title = f"{scenario.name} would deadlock with p2p: {plan.p2p}:"
+        raise ScheduleError("\n  ".join([title, *map(str, waiting)]))
 
 
 def check_against_reference(scenario: Scenario) -> CheckResult | None:
@@ -125,7 +132,9 @@ def against_reference(exact: Scenario, session: SessionResult) -> CheckResult:
     expected = reference(exact, _CHECK_ITERATIONS)
     losses = session.measurements[-1].losses
     return CheckResult(
-        loss=max(abs(a - b) / abs(b) for a, b in zip(losses, expected.losses, strict=True)),
+        loss=max(
+            _finite(abs(a - b) / abs(b)) for a, b in zip(losses, expected.losses, strict=True)
+        ),
         gradients=_difference(session.gradients, expected.gradients),
         weights=_difference(session.weights, expected.weights),
         num_tensors=len(expected.weights),
@@ -141,5 +150,10 @@ def _difference(found: dict[str, list[Tensor]], expected: dict[str, Tensor]) -> 
     for name, copies in found.items():
         scale = float(expected[name].abs().max()) or 1.0
         for copy in copies:
-            worst = max(worst, float((copy - expected[name]).abs().max()) / scale)
+            worst = max(worst, _finite(float((copy - expected[name]).abs().max()) / scale))
     return worst
+
+
+def _finite(difference: float) -> float:
+    """The difference; infinite where it is not a number, which no comparison would notice."""
+    return difference if math.isfinite(difference) else math.inf

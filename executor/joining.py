@@ -34,6 +34,8 @@ class RankFailure(RuntimeError):
     stories: what became of each rank, by rank.
     """
 
+    is_run_failure = True
+
     def __init__(self, failure: str, stories: tuple[str, ...]) -> None:
         super().__init__(failure, stories)
         self.failure = failure

@@ -52,13 +52,21 @@ class SessionResult:
 
 
 def device_kind(num_ranks: int, kind: str) -> str:
-    """`cuda` where the scenario's devices are GPUs and this host has one for each rank, else `cpu`.
+    """`cuda` where the scenario's devices are GPUs, else `cpu`.
 
     kind: scenarios.schema.Device.kind.
+    Raises LaunchError where this host does not have a GPU for each of its ranks.
     """
-    wanted = kind == "gpu" and torch.cuda.is_available()
+    if kind != "gpu":
+        return "cpu"
     local = int(os.environ.get("LOCAL_WORLD_SIZE", num_ranks))
-    return "cuda" if wanted and torch.cuda.device_count() >= local else "cpu"
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found < local:
+        raise LaunchError(
+            f"the scenario's {local} ranks need a GPU each, and this host has {found} that torch "
+            "can use; `--set cluster.device.kind=cpu` runs it on cores"
+        )
+    return "cuda"
 
 
 def run_ranks(
@@ -85,7 +93,7 @@ def run_ranks(
             payload,
             deadline_s=RUN_LIMIT_S,
             wait_s=wait_s,
-            pin=True,
+            pin=device == "cpu",
             device=device,
             finish_on_interrupt=finish_on_interrupt,
             progress=progress,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from executor.commands import UnsupportedPlan, require_supported
+from executor.joining import under_torchrun
 from executor.launching import run_session
 from executor.session import Assignment, Visit
 from scenarios.loader import Loaded, load
@@ -79,6 +80,8 @@ def closed_loop(
     shape (width, microbatch, precision). `execution.iterations` are spread over the rounds.
     Raises UnsupportedPlan where that is not so.
     """
+    if under_torchrun():
+        raise UnsupportedPlan("the closed loop starts its own ranks: run it without torchrun")
     if not judged:
         raise UnsupportedPlan("give at least one scenario to judge")
     if rounds < 1:
@@ -99,8 +102,7 @@ def closed_loop(
     assignment = Assignment(scenarios=tuple(i.scenario for i in everyone), visits=visits)
     progress(f"{rounds} rounds of {len(others)} calibration and {len(loaded)} judged runs ...")
     session = run_session(assignment, progress)
-    if session is None:
-        raise UnsupportedPlan("the closed loop starts its own ranks: run it without torchrun")
+    assert session is not None, "these ranks were started here"
     if session.interrupted:
         raise KeyboardInterrupt
     width = len(everyone)

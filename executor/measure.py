@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from executor.commands import UnsupportedPlan, require_supported
 from executor.data import Data
+from executor.joining import under_torchrun
 from executor.launching import device_kind, run_ranks
 from executor.marks import make_marks
 from executor.model import DTYPES, StageModule
@@ -76,6 +77,8 @@ def measure_scenario(
     Raises UnsupportedPlan for what the executor cannot run, and under torchrun.
     """
     require_supported(scenario)
+    if under_torchrun():
+        raise UnsupportedPlan("measure starts its own ranks: run it without torchrun")
     cluster = scenario.cluster
     grid = grid_of(scenario, quick=quick)
     progress(
@@ -89,8 +92,7 @@ def measure_scenario(
         wait_s=600.0,
         device=device_kind(scenario.plan.pipeline, cluster.device.kind if cluster else "cpu"),
     )
-    if found is None:
-        raise UnsupportedPlan("measure starts its own ranks: run it without torchrun")
+    assert found is not None, "these ranks were started here"
     samples = [s for rank in found.results for s in rank["samples"]]
     times, ratios = fit_parts(samples)
     messages = [m for rank in found.results for m in rank["messages"]]
@@ -261,6 +263,7 @@ def _messages(scenario: Scenario, grid: Grid, context: Any) -> list[tuple[int, t
         store=context.store,
         device=context.device,
         deadline_s=60.0,
+        pairs=((0, 1),),
     )
     marks = make_marks(context.device)
     marks.begin()
@@ -277,7 +280,8 @@ def _messages(scenario: Scenario, grid: Grid, context: Any) -> list[tuple[int, t
 def _round_trip(
     transport: Any, rank: int, tensor: torch.Tensor, n: int, size: int, marks: Any
 ) -> list[tuple[int, tuple[int, ...]]]:
-    """One message there and one back; each rank reports the one it received, with its own post."""
+    """One message there and one back: rank 0 tells its posting, its copying out, and what is left
+    of half the round trip."""
     if rank > 1:
         return []
     other = 1 - rank
@@ -293,13 +297,11 @@ def _round_trip(
         return []
     pending.wait(60.0)
     end = marks.mark()
-    copied = tensor.clone()
-    unpacked = marks.mark()
     marks.settle()
-    assert copied.shape == tensor.shape
-    post, unpack = marks.read(posted) - marks.read(start), marks.read(unpacked) - marks.read(end)
-    whole = marks.read(end) - marks.read(start)
-    return [(size, (max(1, post), max(1, unpack), max(1, whole // 2 - post)))]
+    post, whole = marks.read(posted) - marks.read(start), marks.read(end) - marks.read(start)
+    found = pending.found_ns
+    unpack = marks.read(end) - found if found is not None else 0
+    return [(size, (max(1, post), max(1, unpack), max(1, whole // 2 - post - unpack)))]
 
 
 def _all_reduces(grid: Grid, context: Any) -> list[tuple[int, tuple[int, ...]]]:

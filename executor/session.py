@@ -29,8 +29,8 @@ from executor.transport import Transport, make_transport
 from scenarios.schema import Scenario
 from sim.measurement import Measurement
 from sim.schedule.actions import RECEIVES, SENDS, Action, Kind, parse_action
-from sim.schedule.build import build_program
-from sim.schedule.lowering import partner, peer, tied_ranks
+from sim.schedule.build import build_program, build_schedule
+from sim.schedule.lowering import message_orders, partner, peer, tied_ranks
 from sim.timeline.spans import Lane, Span, Timeline
 from sim.workload.partition import partition
 
@@ -100,7 +100,7 @@ class Job:
         self.scenario = scenario
         program = build_program(scenario)
         stages = program.schedule.stages_of(rank)
-        parts = partition(scenario)
+        parts = partition(scenario, program.schedule.num_stages)
         split = any(
             a.kind is Kind.BACKWARD_INPUT for order in program.schedule.orders for a in order
         )
@@ -167,10 +167,15 @@ def run_visits(assignment: Assignment, context: RankContext) -> RankResult:
                 store=context.store,
                 device=device,
                 deadline_s=scenario.execution.deadline / 1e9,
+                pairs=tuple(message_orders(build_schedule(scenario))),
             )
             transports.append(transport)
             jobs[visit.job] = Job(
-                scenario, rank, device, transport, keep_gradients=assignment.keep_tensors
+                scenario,
+                rank,
+                device,
+                transport,
+                keep_gradients=assignment.keep_tensors and visit.job == assignment.visits[-1].job,
             )
         job = jobs[visit.job]
         context.watchdog.describe_with(job.interpreter.describe)
@@ -273,7 +278,7 @@ def _reset_peak(device: torch.device) -> int:
     """Start measuring a peak; returns what is held now, in bytes."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        return 0
+        return torch.cuda.memory_allocated(device)
     gc.collect()
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -285,7 +290,7 @@ def _reset_peak(device: torch.device) -> int:
 def _peak(device: torch.device, baseline: int) -> int | None:
     """Bytes at the peak since `_reset_peak`, beyond what was held then; None if unknown."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_allocated(device) - baseline
     if baseline < 0:
         return None
     return max(0, _status("VmHWM") - baseline)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sim.cost.profile_file import ProfileError, read_profile
 from sim.cost.runs import RunsError
 from sim.engine.simpy_engine import Deadlock
 from sim.measurement import Measurement, MeasurementError, read_measurement
-from sim.prediction import Prediction, predict
+from sim.prediction import Prediction, ProfileMismatch, predict
 from sim.schedule.build import build_schedule
 from sim.schedule.checks import ScheduleError, check
 from sim.schedule.generators import GENERATORS
@@ -42,6 +42,7 @@ def is_bad_input(error: Exception) -> bool:
         CalibrationError,
         MeasurementError,
         ProfileError,
+        ProfileMismatch,
         RunsError,
         OSError,
     )
@@ -58,6 +59,26 @@ def check_outputs(paths: Iterable[Path | None], *, force: bool) -> None:
         raise InputError("two outputs have the same name: give each its own file")
     for path in wanted:
         check_writable(path, force=force)
+
+
+def refuse_unused(
+    modes: Mapping[str, object],
+    options: Mapping[str, object],
+    uses: Mapping[str, Sequence[str]],
+    *,
+    default: Sequence[str],
+) -> None:
+    """Refuse options that would be ignored: two modes at once, or an option its mode does not use.
+
+    uses: the options that each mode uses; `default` those of all others.
+    """
+    chosen = [name for name, value in modes.items() if value]
+    if len(chosen) > 1:
+        raise InputError(f"{' and '.join(chosen)} do not go together: give one of them")
+    mode = chosen[0] if chosen else ""
+    for name, value in options.items():
+        if value and name not in uses.get(mode, default):
+            raise InputError(f"{name} does nothing with {mode or 'this'}: leave it out")
 
 
 def profile(path: Path | None) -> Profile | None:

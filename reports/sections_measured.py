@@ -119,14 +119,18 @@ def _overlay(prediction: Prediction, measurement: Measurement) -> Figure:
 
 
 def _errors(comparison: Comparison) -> list[str]:
-    source = "a profile calibrated on other runs" if comparison.calibrated else "the device model"
+    source = "the device model, not calibrated"
+    if comparison.calibrated:
+        source = "a profile calibrated on other runs, never from this run"
+    if comparison.in_sample:
+        source = "a profile calibrated on runs of this very scenario, so this is a fit's error"
     disturbed = f", {comparison.num_disturbed} of them disturbed by other processes and left out"
     return [
         f"Structural error {words.percent(comparison.structural, signed=True)}: the run's own "
         "durations replayed through the engine; what differs is what the model believes to wait "
         "for what.",
         f"Predictive error {words.percent(comparison.predictive, signed=True)}: durations from "
-        f"{source}, never from this run.",
+        f"{source}.",
         f"Run-to-run spread ±{words.percent(comparison.measured_spread)}: half the interquartile "
         f"range of {words.plural(comparison.num_iterations, 'iteration')}"
         f"{disturbed if comparison.num_disturbed else ''}; no prediction can beat it.",

@@ -61,7 +61,10 @@ def show_measurement(measurement: Measurement, check: Any, *, as_json: bool) -> 
     seconds = measurement.iteration_ns / 1e9
     low, high = measurement.quartiles_ns
     peaks = measurement.peak_memory_bytes
-    plain = tuple(p if p is not None else 0 for p in peaks) if peaks else None
+    cluster = measurement.scenario.cluster
+    capacity = cluster.device.memory if cluster is not None else None
+    known = [p for p in peaks if p is not None]
+    fit = all(p <= capacity for p in known) if known and capacity is not None else None
     result: dict[str, Any] = {
         "scenario": measurement.scenario.name,
         "digest": measurement.scenario.digest,
@@ -74,8 +77,8 @@ def show_measurement(measurement: Measurement, check: Any, *, as_json: bool) -> 
         "loss_first": measurement.losses[0] if measurement.losses else None,
         "loss_last": measurement.losses[-1] if measurement.losses else None,
         **rates(measurement.scenario, seconds),
-        **figures_json(found, None, plain),
-        "fits": True,
+        **figures_json(found, None, peaks or None),
+        "fits": fit,
         "environment": dict(measurement.environment),
         "check": asdict(check) | {"passed": check.passed} if check is not None else None,
     }

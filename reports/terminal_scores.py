@@ -118,6 +118,7 @@ def comparison_json(prediction: Prediction, comparison: Comparison) -> dict[str,
         "structural_error": comparison.structural,
         "predictive_error": comparison.predictive,
         "calibrated": comparison.calibrated,
+        "in_sample": comparison.in_sample,
         "measured_spread": comparison.measured_spread,
         "iterations": comparison.num_iterations,
         "disturbed_iterations": comparison.num_disturbed,
@@ -157,6 +158,8 @@ def show_comparison(prediction: Prediction, comparison: Comparison, *, as_json: 
         return
     out = console()
     source = "calibrated profile" if comparison.calibrated else "device model, not calibrated"
+    if comparison.in_sample:
+        source = "in-sample: calibrated on this very scenario, so a fit's error"
     out.print(
         Text(
             f"{prediction.scenario.name}: predicted {format_duration_ns(comparison.predicted_ns)} "

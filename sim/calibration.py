@@ -16,11 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scenarios.schema import PRECISION_BYTES
 from sim.cost.profile import MessageTime, Part, PartTime, Pass, Profile, Shape, shape_of
 from sim.measurement import Measurement
 from sim.schedule.actions import RECEIVES, SENDS, Kind
 from sim.schedule.build import build_schedule
 from sim.timeline.spans import Span
+from sim.workload.parameters import token_table_parameters
 from sim.workload.partition import StagePart, partition
 
 PASSES: Mapping[Kind, Pass] = {
@@ -83,6 +85,7 @@ def calibrate_from_runs(measurements: Sequence[Measurement]) -> Profile:
         post=_message_time(measurements, SENDS, "compute"),
         unpack=_message_time(measurements, RECEIVES, "compute"),
         transfer=_message_time(measurements, RECEIVES, "transfer"),
+        all_reduce=_reduction_time(measurements),
         ratios=thin(ratios),
         raw=tuple(_raw(m) for m in measurements),
     )
@@ -118,8 +121,8 @@ def _mapping(value: object) -> Mapping[object, object]:
 def _samples(measurement: Measurement) -> list[Sample]:
     scenario = measurement.scenario
     shape = shape_of(scenario)
-    parts = partition(scenario)
     schedule = build_schedule(scenario)
+    parts = partition(scenario, schedule.num_stages)
     found = []
     for timeline in measurement.judged:
         for span in timeline.spans:
@@ -203,8 +206,31 @@ def _message_time(
         payload = message_bytes(measurement)
         for timeline in measurement.judged:
             for span in timeline.spans:
-                if span.action.kind in kinds and (span.lane == "compute") == (lane == "compute"):
+                if span.action.kind not in kinds or (span.lane == "compute") != (lane == "compute"):
+                    continue
+                # A message that came before anyone waited has no time: its arrival is not known.
+                if span.duration_ns or lane == "compute":
                     sizes[payload].append(span.duration_ns)
+    if not sizes:
+        return None
+    return fit_message_time([(size, statistics.median(times)) for size, times in sizes.items()])
+
+
+def _reduction_time(measurements: Sequence[Measurement]) -> MessageTime | None:
+    """Time of an all-reduce against its size, from the tied embedding's; None where there was none.
+
+    A reduction's time is its shortest span, that of the last rank to come.
+    """
+    sizes: dict[int, list[int]] = defaultdict(list)
+    for measurement in measurements:
+        model, plan = measurement.scenario.model, measurement.scenario.plan
+        assert model is not None
+        width = PRECISION_BYTES[plan.reduced_precision]
+        payload = token_table_parameters(model, plan.tensor) * width
+        for timeline in measurement.judged:
+            spans = [s for s in timeline.spans if s.action.kind is Kind.REDUCE_TIED]
+            if spans:
+                sizes[payload].append(min(s.duration_ns for s in spans))
     if not sizes:
         return None
     return fit_message_time([(size, statistics.median(times)) for size, times in sizes.items()])
@@ -232,8 +258,6 @@ def fit_message_time(points: Sequence[tuple[int, float]]) -> MessageTime:
 
 def message_bytes(measurement: Measurement) -> int:
     """Bytes of one message between stages of the measured scenario."""
-    from scenarios.schema import PRECISION_BYTES
-
     model, plan = measurement.scenario.model, measurement.scenario.plan
     assert model is not None
     return plan.micro_batch * model.sequence * model.hidden * PRECISION_BYTES[plan.precision]

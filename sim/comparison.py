@@ -43,6 +43,8 @@ class Comparison:
     structural: median over iterations of the replay's error.
     measured_spread: half the interquartile range of the iteration time over its median: the noise
     that no prediction can beat.
+    calibrated: whether the durations come from a profile; in_sample: from one calibrated on runs of
+    this very scenario, so that the predictive error is that of a fit and not of a prediction.
     memory: per rank (predicted, measured) peak bytes of tensors, where both are known; what driver
     and libraries reserve is in neither.
     """
@@ -55,6 +57,7 @@ class Comparison:
     num_iterations: int
     num_disturbed: int
     calibrated: bool
+    in_sample: bool
     actions: tuple[ActionComparison, ...]
     memory: tuple[tuple[int, int] | None, ...]
 
@@ -99,9 +102,16 @@ def compare(prediction: Prediction, measurement: Measurement) -> Comparison:
         num_iterations=len(measurement.timelines),
         num_disturbed=sum(measurement.disturbed),
         calibrated=prediction.profile is not None,
+        in_sample=_in_sample(prediction, measurement),
         actions=_by_action(prediction, measurement),
         memory=_memory(prediction, measurement),
     )
+
+
+def _in_sample(prediction: Prediction, measurement: Measurement) -> bool:
+    profile = prediction.profile
+    digest = measurement.scenario.digest
+    return profile is not None and any(run.get("digest") == digest for run in profile.raw)
 
 
 def structural_error(measurement: Measurement, program: Program | None = None) -> float:

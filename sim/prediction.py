@@ -30,6 +30,10 @@ from sim.workload.flops import hardware_flops, model_flops
 from sim.workload.memory import memory_model
 
 
+class ProfileMismatch(ValueError):
+    """A profile is of another device than the scenario's."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """A simulated iteration and what it amounts to.
@@ -66,8 +70,15 @@ def predict(
     draws: with a profile that holds the spread of single actions, how many times to draw every
     action's duration from it (seeded) for the prediction's median and quartiles: a pipeline waits
     for its slower side, so medians alone predict too little.
-    Raises ScheduleError and Deadlock for an order that cannot run.
+    Raises ScheduleError and Deadlock for an order that cannot run, ProfileMismatch for a profile of
+    another device than the scenario's.
     """
+    cluster = scenario.cluster
+    if profile is not None and cluster is not None and profile.device != cluster.device.name:
+        raise ProfileMismatch(
+            f"the profile is of {profile.device}, but {scenario.name} runs on "
+            f"{cluster.device.name}: calibrate one on that device"
+        )
     with _without_collector():
         return _predict(scenario, profile, draws, seed)
 
@@ -166,7 +177,9 @@ def summary(prediction: Prediction) -> dict[str, object]:
 
 
 def figures_json(
-    found: Figures, memory: tuple[MemoryCurve, ...] | None, peaks: tuple[int, ...] | None = None
+    found: Figures,
+    memory: tuple[MemoryCurve, ...] | None,
+    peaks: tuple[int | None, ...] | None = None,
 ) -> dict[str, object]:
     """The figures as JSON values; `peaks` are measured peaks, where there are no curves."""
     ranks = []

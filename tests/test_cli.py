@@ -78,6 +78,8 @@ def test_files_are_written_whole_and_never_over_others(
         (("validate", "local-2rank", "--measured", "none.json"), "cannot be read"),
         (("calibrate", "-o", "x.yaml"), "no run to calibrate from"),
         (("calibrate", "--runs", "none.csv", "-o", "x.yaml"), "--device"),
+        (("validate", "--runs", "a.csv", "--report", "x.html"), "--report does nothing"),
+        (("validate", "local-2rank", "--measured", "a", "--runs", "b"), "do not go together"),
         (("report", "none.json", "-o", "x.html"), "cannot be read"),
         (("schedule", "show", "nosuch"), "schedules by name"),
         (("schedule", "show", "1f1b", "--stages", "0"), "at least 1"),

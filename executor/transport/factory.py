@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -27,6 +28,7 @@ def make_transport(
     store: Store,
     device: torch.device,
     deadline_s: float,
+    pairs: Sequence[tuple[int, int]] = (),
     debug: bool = False,
 ) -> Transport:
     """The transport of a run; all ranks call it together, with the same name.
@@ -34,6 +36,7 @@ def make_transport(
     name: `auto` is nccl where each rank has a GPU of its own, else the mailbox where all ranks
     share a host, else gloo. gloo and nccl need torch.distributed's default process group.
     deadline_s: the process groups' timeout, seconds.
+    pairs: the pairs of ranks that will exchange messages; nccl connects them beforehand.
     debug: the mailbox checks that each message is the one expected (gloo's tags always do; for
     nccl see CheckingTransport).
 
@@ -48,7 +51,7 @@ def make_transport(
     if chosen == "gloo" or chosen == "nccl":
         if not torch.distributed.is_initialized():
             raise TransportError(f"{chosen} needs torch.distributed's default process group")
-        return ProcessGroupTransport(chosen, device=device, deadline_s=deadline_s)
+        return ProcessGroupTransport(chosen, device=device, deadline_s=deadline_s, pairs=pairs)
     raise ValueError(f"transport {name!r}: it is auto, mailbox, gloo, nccl or none")
 
 

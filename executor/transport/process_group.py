@@ -161,9 +161,16 @@ class ProcessGroupTransport:
     """gloo or NCCL; see the module."""
 
     def __init__(
-        self, backend: Literal["gloo", "nccl"], *, device: torch.device, deadline_s: float
+        self,
+        backend: Literal["gloo", "nccl"],
+        *,
+        device: torch.device,
+        deadline_s: float,
+        pairs: Sequence[tuple[int, int]] = (),
     ) -> None:
         """Make the process groups; all ranks of the default group call it together.
+
+        pairs: the ranks that will exchange messages, either way; NCCL connects them here.
 
         Raises TransportError if torch was built without the backend.
         """
@@ -184,6 +191,8 @@ class ProcessGroupTransport:
         self._groups: list[dist.ProcessGroup] = [
             dist.new_group(backend=backend, timeout=timeout) for _ in range(count)
         ]
+        if self.on_stream:
+            self._connect(pairs)
 
     def post_receive(
         self, message: Action, source: int, shape: tuple[int, ...], dtype: torch.dtype
@@ -267,6 +276,22 @@ class ProcessGroupTransport:
         return self._clock.time_ns(event)
 
     # Parts.
+
+    def _connect(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Exchange one number between each pair on each group, in one order that all ranks share.
+
+        NCCL makes a pair's communicator inside its first send or receive, and the host blocks until
+        the peer has made the same call on the same group: left to a schedule's own order, two ranks
+        that begin on different groups would wait for each other for ever.
+        """
+        number = torch.zeros(1, device=self._device)
+        for group in self._groups:
+            for low, high in sorted({(min(pair), max(pair)) for pair in pairs}):
+                if self._rank == low:
+                    dist.send(number, high, group=group)
+                elif self._rank == high:
+                    dist.recv(number, low, group=group)
+        torch.cuda.synchronize(self._device)
 
     def _keep(self, pending: _Pending) -> _Pending:
         self._outstanding[id(pending)] = pending

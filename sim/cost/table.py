@@ -32,6 +32,7 @@ from sim.cost.profile import Part, Pass, Profile
 from sim.schedule.actions import FLUSH, SENDS, Action, Kind
 from sim.schedule.lowering import Program, partner, tied_ranks
 from sim.workload.memory import stage_parameters
+from sim.workload.parameters import token_table_parameters
 from sim.workload.partition import StagePart, partition, slices_of
 
 _PASS_OF: dict[Kind, Pass] = {
@@ -59,6 +60,8 @@ def cost_table(
     parts = partition(scenario, program.schedule.num_stages)
     costs, assumed = _passes(setup, program, profile, parts)
     transfers: dict[CostKey, Transfer] = {}
+    if profile is not None and profile.times and setup.plan.clip_gradients:
+        assumed = (*assumed, ("gradient norm: not measured, device model as it is", 0.0))
     for action in _distinct(program):
         if action.kind in SENDS:
             _add_message(setup, program, profile, action, costs, transfers)
@@ -135,7 +138,10 @@ def _add_message(
     if profile is not None:
         rows = setup.plan.micro_batch * tokens
         payload = PRECISION_BYTES[setup.plan.precision] * rows * setup.model.hidden
-        if profile.transfer is not None:
+        network = setup.network
+        ends = (network.devices_of(rank)[0] for rank in (source, target))
+        near = len({network.node_of(device) for device in ends}) == 1
+        if profile.transfer is not None and near and not setup.plan.scatter_gather:
             transfer = Transfer(
                 occupancy_ns=round(payload * profile.transfer.ns_per_byte),
                 latency_ns=round(profile.transfer.fixed_ns),
@@ -162,7 +168,13 @@ def _flush(
     if action.kind is Kind.REDUCE_GRADIENTS:
         return gradient_reduction(setup, stage_parameters(parts[action.stage], setup.scenario))
     if action.kind is Kind.REDUCE_TIED:
-        return tied_reduction(setup, tied_ranks(schedule)) if setup.model.tied_embeddings else {}
+        if not setup.model.tied_embeddings:
+            return {}
+        if profile is not None and profile.all_reduce is not None and setup.cluster.nodes == 1:
+            table = token_table_parameters(setup.model, setup.plan.tensor)
+            payload = table * PRECISION_BYTES[setup.plan.reduced_precision]
+            return {"tied_embedding": message_time_ns(profile.all_reduce, payload)}
+        return tied_reduction(setup, tied_ranks(schedule))
     held = [parts[stage] for stage in schedule.stages_of(action.stage)]
     count = sum(stage_parameters(part, setup.scenario) for part in held)
     if action.kind is Kind.GRADIENT_NORM:

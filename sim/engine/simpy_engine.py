@@ -11,7 +11,8 @@ The rules, which the compiled engine shares:
   first served; transfers that come in the same nanosecond, by (receiving rank, message).
 - In an `overlapped` program sends and receives go on by themselves; in a `blocking` one a step of
   messages ends when all of them have arrived.
-- A reduction starts when all its ranks have come, and ends for all at once.
+- A reduction starts when all its ranks have come, and ends for all at once, after the longest of
+  their durations.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class _Engine:
         self.link_free_ns: dict[int, int] = {}
         self.requests: list[tuple[int, Action]] = []
         self.wake_fabric = self.env.event()
-        self.meetings: dict[Action, tuple[simpy.Event, set[int]]] = {}
+        self.meetings: dict[Action, tuple[simpy.Event, dict[int, int]]] = {}
         self.at: list[tuple[Step, Action] | None] = [None] * program.num_ranks
 
     def run(self) -> Timeline:
@@ -132,14 +133,14 @@ class _Engine:
         """Meet the other ranks of a reduction, then take its duration together."""
         action = _meeting_of(step[0])
         everyone = participants(step[0], self.program)
-        ready, came = self.meetings.setdefault(action, (self.env.event(), set()))
-        came.add(rank)
+        ready, came = self.meetings.setdefault(action, (self.env.event(), {}))
+        came[rank] = self.costs.duration_ns(step[0])
         if len(came) == len(everyone):
             ready.succeed()
         self.at[rank] = (step, step[0])
         yield ready
         start = int(self.env.now)
-        yield self.env.timeout(self.costs.duration_ns(step[0]))
+        yield self.env.timeout(max(came.values()))
         self.record(rank, "collective", step[0], start, int(self.env.now))
 
     def post(self, message: Action) -> None:

@@ -89,6 +89,11 @@ def check_complete(schedule: Schedule) -> None:
                 problems.append(
                     f"{action} is on rank {rank}, but rank {holder} holds stage {action.stage}"
                 )
+    labels = {a.microbatch for a in counts if a.microbatch is not None}
+    if labels != set(range(len(labels))):
+        problems.append(
+            f"microbatches are numbered {sorted(labels)[:8]}, not from 0 on without gaps"
+        )
     work = {(a.pipe, a.microbatch, a.slice_index) for a in counts if a.kind in COMPUTE}
     for pipe, microbatch, slice_index in sorted(work, key=str):
         for stage in range(schedule.num_stages):

@@ -71,14 +71,11 @@ def parse_csv(
     for line, row in enumerate(csv.reader(io.StringIO(text)), start=1):
         order = []
         for cell, text_of_cell in enumerate(row, start=1):
-            if not text_of_cell.strip():
-                continue
             try:
-                action = parse_action(text_of_cell)
+                actions = [parse_action(word) for word in _words(text_of_cell)]
             except NotationError as error:
                 raise ScheduleError(f"{shown}:{line}: cell {cell}: {error}") from error
-            if action.kind in COMPUTE:
-                order.append(action)
+            order += [action for action in actions if action.kind in COMPUTE]
         orders.append(tuple(order))
     while orders and not orders[-1]:
         orders.pop()
@@ -94,6 +91,17 @@ def parse_csv(
         if asked is not None and found != asked:
             raise ScheduleError(f"{shown}: is for {found} {what}, but the plan has {asked}")
     return schedule
+
+
+def _words(cell: str) -> list[str]:
+    """The actions of a cell: none where it is blank or about sharded weights, two where torch
+    overlaps a forward with a backward pass, as `(0F1;0B0)OVERLAP_F_B`."""
+    cell = cell.strip()
+    if not cell or cell.endswith(("UNSHARD", "RESHARD")):
+        return []
+    if cell.startswith("(") and cell.endswith(")OVERLAP_F_B"):
+        return cell[1 : -len(")OVERLAP_F_B")].split(";")
+    return [cell]
 
 
 def _placement(shown: str, orders: tuple[tuple[Action, ...], ...]) -> tuple[tuple[int, ...], ...]:

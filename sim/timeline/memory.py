@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from sim.schedule.actions import COMPUTE, RECEIVES, SENDS, Kind
+from sim.schedule.actions import COMPUTE, Kind
 from sim.timeline.spans import Timeline
 
 
@@ -14,7 +14,7 @@ class MemorySource(Protocol):
     """What the curve needs to know about sizes, in bytes."""
 
     def static_bytes(self, rank: int) -> Mapping[str, int]:
-        """Held all the time, by kind: parameters, gradients, optimizer, reserved."""
+        """Held all the time, by kind, as parameters or message_buffers."""
         ...
 
     def activation_bytes(self, stage: int, slice_index: int) -> int:
@@ -23,10 +23,6 @@ class MemorySource(Protocol):
 
     def working_bytes(self, stage: int, kind: Kind) -> int:
         """Held while an action of this kind runs."""
-        ...
-
-    def message_bytes(self, stage: int) -> int:
-        """One message out of a stage, either direction."""
         ...
 
 
@@ -48,8 +44,7 @@ def memory_curves(timeline: Timeline, memory: MemorySource) -> tuple[MemoryCurve
     """Each rank's memory over the iteration.
 
     An activation lives from its forward pass's start to the end of B (or of W, where the backward
-    pass is split); working memory as long as its action; a message's buffer at both ends while it
-    is on its way, at the sender from the pass that made it.
+    pass is split); working memory as long as its action; message buffers are held throughout.
     Not modelled: the allocator's fragmentation and cached blocks.
     """
     curves = []
@@ -73,8 +68,6 @@ def memory_curves(timeline: Timeline, memory: MemorySource) -> tuple[MemoryCurve
                     hold(span.end_ns, None, -size)
             elif kind is Kind.OPTIMIZER and span.lane == "compute":
                 hold(span.start_ns, span.end_ns, memory.working_bytes(stage, kind))
-            elif (kind in SENDS or kind in RECEIVES) and span.lane != "compute":
-                hold(span.start_ns, span.end_ns, memory.message_bytes(stage))
         held = sum(static.values())
         times, totals = [0], [held]
         for time in sorted(changes):

@@ -35,20 +35,16 @@ class MemoryModel:
     activations: per stage, per slice, what a microbatch holds from F's start to B's end.
     working: per stage, what a pass of a kind needs beside that while it runs.
     optimizer: per rank, what its optimizer step needs while it runs.
-    message: the bytes of one message between stages (of the first, longest slice).
-    posted: messages that a rank may have under way at once for each neighbour of a stage.
     """
 
     static: tuple[Mapping[str, int], ...]
     activations: tuple[tuple[int, ...], ...]
     working: tuple[Mapping[Kind, int], ...]
     optimizer: tuple[int, ...]
-    message: int
-    posted: int
 
     def static_bytes(self, rank: int) -> Mapping[str, int]:
         """What a rank holds throughout the iteration, by kind: parameters, gradients,
-        master_weights, optimizer_state, reserved."""
+        master_weights, optimizer_state, message_buffers, reserved."""
         return self.static[rank]
 
     def activation_bytes(self, stage: int, slice_index: int = 0) -> int:
@@ -60,10 +56,6 @@ class MemoryModel:
         """What an action needs only while it runs; for OPTIMIZER, `stage` numbers the rank, as it
         does in actions."""
         return self.optimizer[stage] if kind is Kind.OPTIMIZER else self.working[stage].get(kind, 0)
-
-    def message_bytes(self, stage: int) -> int:
-        """Bytes of one message that leaves or reaches a stage: activations, or their gradients."""
-        return self.message if 0 <= stage < len(self.working) else 0
 
 
 def memory_model(scenario: Scenario, plan_of: Program | Schedule) -> MemoryModel | None:
@@ -89,13 +81,17 @@ def memory_model(scenario: Scenario, plan_of: Program | Schedule) -> MemoryModel
         sum(stage_parameters(parts[stage], scenario) for stage in schedule.stages_of(rank))
         for rank in _ranks(schedule)
     )
+    message = settings[0].element_bytes * settings[0].rows * settings[0].model.hidden
+    # Receives posted ahead, and one send on its way, for each neighbour of a stage.
+    posted = (RECEIVE_WINDOW if scenario.plan.p2p == "overlapped" else 1) + 1
     return MemoryModel(
-        static=tuple(_static(scenario, count) for count in counts),
+        static=tuple(
+            {**_static(scenario, count), "message_buffers": message * posted * neighbours}
+            for count, neighbours in zip(counts, _neighbours(schedule), strict=True)
+        ),
         activations=tuple(tuple(stage_activations(p, s) for s in settings) for p in parts),
         working=tuple(_working(part, settings) for part in parts),
         optimizer=tuple(_optimizer(scenario, count) for count in counts),
-        message=settings[0].element_bytes * settings[0].rows * settings[0].model.hidden,
-        posted=(RECEIVE_WINDOW if scenario.plan.p2p == "overlapped" else 1) + 1,
     )
 
 
@@ -118,8 +114,17 @@ def _given(scenario: Scenario, schedule: Schedule) -> MemoryModel | None:
         activations=tuple(sizes),
         working=tuple({} for _ in sizes),
         optimizer=(0,) * schedule.num_ranks,
-        message=0,
-        posted=0,
+    )
+
+
+def _neighbours(schedule: Schedule) -> tuple[int, ...]:
+    """For each rank, how many neighbouring stages on other ranks its stages exchange with."""
+    if schedule.num_ranks == 1:
+        return (0,)
+    last = schedule.num_stages - 1
+    return tuple(
+        sum((stage > 0) + (stage < last) for stage in schedule.stages_of(rank))
+        for rank in _ranks(schedule)
     )
 
 
@@ -243,18 +248,12 @@ def _working(part: StagePart, settings: tuple[Setting, ...]) -> Mapping[Kind, in
 def peak_bytes(model: MemoryModel, schedule: Schedule) -> tuple[int, ...]:
     """Each rank's peak by liveness in program order alone, without any times.
 
-    Exact for the passes, as a rank runs one at a time; all messages that may be under way count
-    throughout, as the order does not tell when they are.
+    Exact for the passes, as a rank runs one at a time.
     Not modelled: fragmentation of the allocator.
     """
     peaks = []
     for rank, order in enumerate(schedule.orders):
-        stages = schedule.stages_of(rank)
-        last = schedule.num_stages - 1
-        neighbours = sum((stage > 0) + (stage < last) for stage in stages)
         base = sum(model.static_bytes(rank).values())
-        if schedule.num_ranks > 1:
-            base += neighbours * model.posted * model.message
         live = 0
         peak = model.working_bytes(rank, Kind.OPTIMIZER)
         for action in order:

@@ -16,9 +16,15 @@ from typing import Any
 import pytest
 import torch
 
-from executor.commands import UnsupportedPlan, check_against_reference, run_scenario
+from executor.commands import (
+    UnsupportedPlan,
+    _difference,
+    check_against_reference,
+    run_scenario,
+)
 from executor.joining import RankFailure
 from executor.launch import launch
+from executor.launching import LaunchError
 from executor.loop import closed_loop
 from executor.measure import measure_scenario
 from executor.reference import reference
@@ -30,6 +36,7 @@ from sim.cost.profile_file import read_profile, write_profile
 from sim.measurement import read_measurement
 from sim.prediction import predict
 from sim.schedule.build import build_program, build_schedule
+from sim.schedule.checks import ScheduleError
 from sim.schedule.torch_csv import compute_csv, program_csv
 
 TINY = (
@@ -141,7 +148,7 @@ def test_random_delays_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("how", ["kill", "raise"])
-def test_a_rank_that_dies_stops_the_others_within_5_seconds(how: str) -> None:
+def test_a_rank_that_dies_stops_the_others(how: str) -> None:
     scenario = tiny(4)
     before = descendants()
     started = time.monotonic()
@@ -152,8 +159,7 @@ def test_a_rank_that_dies_stops_the_others_within_5_seconds(how: str) -> None:
     text = str(caught.value)
     assert ("SIGKILL" if how == "kill" else "InjectedFailure") in text
     assert "step" in text, "the others say where they were"
-    # The ranks' start takes most of it; stopping is bounded by the launcher's grace.
-    assert whole < 60
+    assert whole < 60, "mostly the ranks' start; test_launch holds the stopping to 5 seconds"
 
 
 def test_a_message_that_never_comes_ends_at_the_deadline() -> None:
@@ -277,3 +283,40 @@ def test_an_interrupted_run_keeps_what_it_finished(tmp_path: Path) -> None:
     assert 0 < len(read_measurement(output).timelines) < 100_000
     assert "measured" in out
     assert descendants() <= before
+
+
+def test_the_check_notices_what_is_not_a_number() -> None:
+    good = {"a": torch.ones(3)}
+    assert _difference({"a": [torch.ones(3)]}, good) == 0
+    assert _difference({"a": [torch.tensor([1.0, float("nan"), 1.0])]}, good) == float("inf")
+    assert _difference({"a": [torch.ones(3), torch.full((3,), 2.0)]}, good) == 1
+
+
+def test_a_scenario_of_gpus_is_not_run_on_cores() -> None:
+    if torch.cuda.device_count() >= 2:
+        pytest.skip("this host has the GPUs")
+    with pytest.raises(LaunchError, match=r"need a GPU each"):
+        run_scenario(tiny(2, "cluster.device.kind=gpu"))
+
+
+def test_an_order_that_would_deadlock_is_refused(tmp_path: Path) -> None:
+    """Three ranks whose backward passes cross: fine with buffers, stuck in a rendezvous."""
+    path = tmp_path / "order.csv"
+    path.write_text(
+        "0F0,0F1,0F2,0F3,0B0,0B2,0B1,0B3\n1F0,1F1,1F2,1B0,1B2,1B1,1F3,1B3\n"
+        "2F0,2F1,2B0,2F2,2B2,2B1,2F3,2B3\n"
+    )
+    overrides = ("plan.schedule=given", f"plan.schedule_file={path}", "plan.microbatches=4")
+    size = ("plan.pipeline=3", "cluster.devices_per_node=3", "model.layers=3")
+    refused = load("local-2rank", (*TINY, *size, *overrides, "plan.p2p=blocking")).scenario
+    with pytest.raises(ScheduleError, match=r"would deadlock with p2p: blocking"):
+        run_scenario(refused)
+
+
+def test_several_stages_on_a_rank_equal_the_single_process(tmp_path: Path) -> None:
+    """torch's interleaved order, four stages on two ranks, whose messages also stay on a rank."""
+    path = tmp_path / "looped.csv"
+    path.write_text("0F0,0F1,2F0,2F1,2B0,2B1,0B0,0B1\n1F0,1F1,3F0,3B0,3F1,3B1,1B0,1B1\n")
+    plan = ("plan.schedule=given", f"plan.schedule_file={path}", "plan.microbatches=2")
+    result = check_against_reference(tiny(2, *plan))
+    assert result is not None and result.passed, str(result)

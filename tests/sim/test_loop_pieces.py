@@ -14,7 +14,7 @@ from sim.cost.costs import ActionCosts, Transfer
 from sim.cost.profile import shape_of
 from sim.engine.simpy_engine import simulate
 from sim.measurement import Measurement, MeasurementError, read_measurement, write_measurement
-from sim.prediction import fits, predict, summary
+from sim.prediction import ProfileMismatch, fits, predict, summary
 from sim.schedule.actions import SENDS, Action, Kind
 from sim.schedule.build import build_program
 from sim.scores import score
@@ -205,3 +205,23 @@ def test_scores() -> None:
     assert found["worst"] == pytest.approx(0.1)
     assert found["kendall_tau"] == 1.0
     assert found["regret"] == pytest.approx(0)
+
+
+def test_a_profile_of_another_device_is_refused() -> None:
+    profile = calibrate_from_runs([made_run(scenario(*RUNS[0]))])
+    with pytest.raises(ProfileMismatch, match="the profile is of cpu-core"):
+        predict(load("gpt3-175b-1024xa100").scenario, profile)
+
+
+def test_a_fit_is_not_called_a_prediction() -> None:
+    run = made_run(scenario())
+    assert compare(predict(scenario(), calibrate_from_runs([run])), run).in_sample
+    other = calibrate_from_runs([made_run(scenario(*RUNS[0]))])
+    assert not compare(predict(scenario(), other), run).in_sample
+
+
+def test_the_tied_embeddings_reduction_is_calibrated() -> None:
+    run = made_run(scenario("model.tied_embeddings=true"))
+    profile = calibrate_from_runs([run])
+    assert profile.all_reduce is not None and profile.all_reduce.fixed_ns == 5_000
+    assert abs(compare(predict(run.scenario, profile), run).predictive) < 2e-3

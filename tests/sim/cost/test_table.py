@@ -206,9 +206,20 @@ def test_measured_parts_add_up() -> None:
     assert found.costs[CostKey(Kind.BACKWARD, 3)].duration_ns == 2 * (4000 + 2 * 2000 + 3000)
     assert found.costs[CostKey(Kind.FORWARD, 1)].parts == {"measured": 8000}
     assert found.costs[CostKey(Kind.SEND_FORWARD, 0)].duration_ns == 10
-    transfer = found.transfers[CostKey(Kind.SEND_FORWARD, 0)]
+    assert [what for what, _ in found.assumed] == [
+        "gradient norm: not measured, device model as it is"
+    ]
+
+
+def test_measured_messages_are_of_one_node() -> None:
+    """The line that was measured within a node does not replace what joins the nodes."""
+    key = CostKey(Kind.SEND_FORWARD, 0)
+    across = scenario()
+    assert table(across, profile_of(across)).transfers[key] == table(across).transfers[key]
+    node = replace(CLUSTER, nodes=1, devices_per_node=4, nics_per_node=1)
+    within = scenario(node, tensor=1, data=1)
+    transfer = table(within, profile_of(within)).transfers[key]
     assert (transfer.latency_ns, transfer.payload_bytes) == (100, 2 * 512 * 1024)
-    assert not found.assumed
 
 
 def test_other_shapes_are_assumed_with_their_share() -> None:

@@ -20,6 +20,12 @@ def test_round_trip(tmp_path: Path) -> None:
         assert read_csv(path).placement == schedule.placement
 
 
+def test_what_torch_writes_beside_passes_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("0UNSHARD,0F0,,0F1,(0F2;0B0)OVERLAP_F_B,0B1,0B2,0REDUCE_GRAD,0RESHARD\n")
+    assert " ".join(map(str, read_csv(path).orders[0])) == "0F0 0F1 0F2 0B0 0B1 0B2"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

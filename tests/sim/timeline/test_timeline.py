@@ -105,7 +105,7 @@ def test_the_critical_path_is_as_long_as_the_iteration(
 
 
 class Sizes:
-    """Activations of 7 bytes, 3 bytes of work in a backward pass, messages of 2, 100 static."""
+    """Activations of 7 bytes, 3 bytes of work in a backward pass, 100 static."""
 
     def static_bytes(self, rank: int) -> Mapping[str, int]:
         return {"parameters": 60, "optimizer": 40}
@@ -115,9 +115,6 @@ class Sizes:
 
     def working_bytes(self, stage: int, kind: Kind) -> int:
         return 3 if kind is Kind.BACKWARD else 0
-
-    def message_bytes(self, stage: int) -> int:
-        return 2
 
 
 @given(st.integers(1, 6), st.integers(1, 12))

@@ -48,8 +48,6 @@ def test_in_flight(ranks: int, microbatches: int) -> None:
         activations=((1000,),) * ranks,
         working=({},) * ranks,
         optimizer=(0,) * ranks,
-        message=0,
-        posted=0,
     )
     assert peak_bytes(model, gpipe(ranks, microbatches)) == (1000 * microbatches,) * ranks
     assert peak_bytes(model, one_forward_one_backward(ranks, microbatches)) == tuple(
