@@ -1,35 +1,15 @@
-"""How good predictions are: errors, and the trivial baselines to beat."""
+"""The trivial baselines that predictions have to beat, and cross-validation of a fit."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from scenarios.schema import Scenario
 from sim.cost.fit import fit_runs, predict_runs
 from sim.cost.path import Simulate
 from sim.cost.runs import Run
 from sim.workload.flops import hardware_flops
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Errors:
-    """Mean absolute relative error, mean signed one, and the largest; fractions."""
-
-    mape: float
-    bias: float
-    worst: float
-
-
-def errors_of(runs: Sequence[Run], predicted_ns: Sequence[float]) -> Errors:
-    """Errors of predicted over measured times."""
-    ratios = [p / run.measured_ns - 1 for p, run in zip(predicted_ns, runs, strict=True)]
-    return Errors(
-        mape=statistics.fmean(abs(r) for r in ratios),
-        bias=statistics.fmean(ratios),
-        worst=max(abs(r) for r in ratios),
-    )
 
 
 def constant_rate(train: Sequence[Run], test: Sequence[Run]) -> tuple[float, ...]:
