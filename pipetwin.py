@@ -6,6 +6,7 @@ stdout carries the result, stderr progress and errors. Exit codes: 0 done (also 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,8 +18,8 @@ __version__ = "0.1.0"
 app = App(
     name="pipetwin",
     help="Predict how long one training iteration of a pipeline-parallel Transformer takes, what "
-    "memory it needs and what it costs, and prove it by running the same schedule for real.",
-    help_epilogue="Start with: pipetwin scenario list; pipetwin simulate gpt3-175b-1024xa100; "
+    "memory it needs and what it costs, and prove it by running the same schedule for real. "
+    "Start with: pipetwin scenario list; pipetwin simulate gpt3-175b-1024xa100; "
     "pipetwin run local-2rank -o m.json; pipetwin validate local-2rank --measured m.json",
     version=__version__,
     suppress_keyboard_interrupt=False,
@@ -51,6 +52,12 @@ Device = Annotated[
     str,
     Parameter(help="With --runs: the device (or cluster), from the catalogue, as a100-80gb."),
 ]
+Stages = Annotated[
+    int | None, Parameter(help="Pipeline stages, for a schedule's name (4 unless given).")
+]
+Microbatches = Annotated[
+    int | None, Parameter(help="Microbatches, for a schedule's name (8 unless given).")
+]
 ProfileFile = Annotated[
     Path | None, Parameter(help="Take times from this profile (of `measure` or `calibrate`).")
 ]
@@ -80,11 +87,13 @@ def scenario_show(scenario: str, /, *, set: Overrides | None = None) -> int:
 @scenario_app.command(name="check")
 def scenario_check(*scenario: str, set: Overrides | None = None) -> int:
     """Check scenario files; print every problem with its place."""
-    from reports import console
+    from reports import console, files
     from scenarios.catalogue import catalogue
     from scenarios.errors import Problem, ScenarioError
     from scenarios.loader import check_partial, load
 
+    if not scenario:
+        raise files.InputError("give at least one scenario or file to check")
     partial = {entry.name for entry in catalogue() if entry.kind != "scenario"}
     problems: list[Problem] = []
     for name in scenario:
@@ -126,8 +135,14 @@ def simulate(
     json: Json = False,
     force: Force = False,
 ) -> int:
-    """Simulate one training iteration of a scenario (a catalogue name or a YAML file)."""
-    from reports import files, terminal
+    """Simulate one training iteration of a scenario.
+
+    Parameters
+    ----------
+    scenario
+        A catalogue name (`pipetwin scenario list`) or a YAML file.
+    """
+    from reports import console, files, terminal
     from scenarios.loader import load
     from sim.prediction import predict
 
@@ -139,12 +154,18 @@ def simulate(
     if report is not None:
         files.write_report(report, found, loaded, force=force)
     terminal.show_prediction(found, as_json=json)
+    console.wrote((report, trace), as_json=json)
     return 0
 
 
 @schedule_app.command(name="show")
 def schedule_show(
-    schedule: str, /, *, stages: int = 4, microbatches: int = 8, set: Overrides | None = None
+    schedule: str,
+    /,
+    *,
+    stages: Stages = None,
+    microbatches: Microbatches = None,
+    set: Overrides | None = None,
 ) -> int:
     """Draw a schedule in unit times (forward 1, backward 2, messages free).
 
@@ -152,10 +173,6 @@ def schedule_show(
     ----------
     schedule
         A schedule's name (gpipe, 1f1b), a CSV in torch's notation, or a scenario.
-    stages
-        Pipeline stages, for a schedule's name.
-    microbatches
-        Microbatches, for a schedule's name.
     """
     from reports import files, terminal
 
@@ -169,8 +186,8 @@ def schedule_export(
     /,
     *,
     output: Output = None,
-    stages: int = 4,
-    microbatches: int = 8,
+    stages: Stages = None,
+    microbatches: Microbatches = None,
     messages: bool = False,
     set: Overrides | None = None,
     force: Force = False,
@@ -195,6 +212,7 @@ def schedule_export(
         console.show_text(text, end="")
     else:
         write_whole(output, text, force=force)
+        console.wrote((output,), as_json=False)
     return 0
 
 
@@ -203,8 +221,8 @@ def schedule_check(
     schedule: str,
     /,
     *,
-    stages: int = 4,
-    microbatches: int = 8,
+    stages: Stages = None,
+    microbatches: Microbatches = None,
     set: Overrides | None = None,
     json: Json = False,
 ) -> int:
@@ -235,6 +253,8 @@ def run(
 
     Parameters
     ----------
+    scenario
+        A catalogue name or a YAML file; its pipeline's degree is the number of ranks.
     output
         Keep the measured timelines in this file, for `validate`, `calibrate` and `report`.
     check
@@ -260,7 +280,10 @@ def run(
         found = predict(loaded.scenario, files.profile(profile), draws=15 if profile else 0)
         files.write_report(report, found, loaded, measurement=measurement, force=force)
     terminal.show_measurement(measurement, result.check, as_json=json)
+    console.wrote((output, report, trace), as_json=json)
     if result.interrupted:
+        kept, asked = len(measurement.timelines), loaded.scenario.execution.iterations
+        sys.stderr.write(f"interrupted: {kept} of {asked} iterations were finished and kept\n")
         return 130
     return 1 if result.check is not None and not result.check.passed else 0
 
@@ -280,6 +303,8 @@ def measure(
 
     Parameters
     ----------
+    scenario
+        A catalogue name or a YAML file, whose shapes are measured.
     output
         The profile to write.
     quick
@@ -403,6 +428,7 @@ def validate(
         if report is not None:
             files.write_loop_report(report, result, force=force)
         terminal_scores.show_loop(result, as_json=json)
+        console.wrote((report,), as_json=json)
         return files.exit_code(result.errors, max_error)
     loaded, found, measurement, comparison = files.compare_file(
         scenario, measured, files.profile(profile), set or ()
@@ -410,6 +436,7 @@ def validate(
     if report is not None:
         files.write_report(report, found, loaded, measurement=measurement, force=force)
     terminal_scores.show_comparison(found, comparison, as_json=json)
+    console.wrote((report,), as_json=json)
     return files.exit_code((comparison.structural, comparison.predictive), max_error)
 
 
@@ -462,14 +489,16 @@ def run_command_line(tokens: list[str]) -> int:
     """Run one command line and return its exit code; errors become one message on stderr."""
     try:
         result = app(tokens, exit_on_error=False, result_action="return_value")
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except CycloptsError:
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        sys.stderr.write("interrupted: nothing was written\n")
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
+        # Whoever read the output has seen enough; nothing is left to be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         from reports.files import is_bad_input

@@ -15,17 +15,17 @@ _REQUIRED = ("numpy", "simpy", "pydantic", "ruamel.yaml", "cyclopts", "rich", "p
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing looked at: `fine`, `missing` (something is lost, and what) or `told`."""
+    """One thing looked at: `ok`, `missing` (something is lost, and what) or `info`."""
 
     what: str
-    status: Literal["fine", "missing", "told"]
+    status: Literal["ok", "missing", "info"]
     detail: str
 
 
 def examine() -> tuple[Finding, ...]:
     """Look at Python, libraries, cores, memory, shared memory, torch, GPUs and the browser."""
     return (
-        Finding(what="Python", status="fine", detail=platform.python_version()),
+        Finding(what="Python", status="ok", detail=platform.python_version()),
         *(_library(name) for name in _REQUIRED),
         _cores(),
         _memory(),
@@ -37,7 +37,7 @@ def examine() -> tuple[Finding, ...]:
 
 def _library(name: str) -> Finding:
     try:
-        return Finding(what=name, status="fine", detail=importlib.metadata.version(name))
+        return Finding(what=name, status="ok", detail=importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return Finding(what=name, status="missing", detail=f"pip install {name}")
 
@@ -46,7 +46,7 @@ def _cores() -> Finding:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Finding(
         what="cores",
-        status="told",
+        status="info",
         detail=f"{usable}: scenarios with more ranks run, but are not to be calibrated from",
     )
 
@@ -55,8 +55,8 @@ def _memory() -> Finding:
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
-        return Finding(what="memory", status="told", detail="unknown")
-    return Finding(what="memory", status="told", detail=f"{total / 2**30:.1f} GiB")
+        return Finding(what="memory", status="info", detail="unknown")
+    return Finding(what="memory", status="info", detail=f"{total / 2**30:.1f} GiB")
 
 
 def _shared_memory() -> Finding:
@@ -68,7 +68,7 @@ def _shared_memory() -> Finding:
             detail="no /dev/shm: the mailbox transport uses files instead, slower",
         )
     free = shutil.disk_usage(folder).free
-    return Finding(what="shared memory", status="fine", detail=f"{free / 2**30:.1f} GiB free")
+    return Finding(what="shared memory", status="ok", detail=f"{free / 2**30:.1f} GiB free")
 
 
 def _torch() -> tuple[Finding, ...]:
@@ -77,7 +77,7 @@ def _torch() -> tuple[Finding, ...]:
     except importlib.metadata.PackageNotFoundError:
         missing = "not installed: simulate works; run and measure need `pip install torch`"
         return (Finding(what="torch", status="missing", detail=missing),)
-    found = [Finding(what="torch", status="fine", detail=version)]
+    found = [Finding(what="torch", status="ok", detail=version)]
     import torch
     import torch.distributed as dist
 
@@ -86,14 +86,14 @@ def _torch() -> tuple[Finding, ...]:
     found.append(
         Finding(
             what="torch.distributed",
-            status="fine" if backends else "missing",
+            status="ok" if backends else "missing",
             detail=", ".join(backends) or "no backend: run needs gloo or nccl",
         )
     )
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = [torch.cuda.get_device_name(i) for i in range(count)]
     found.append(
-        Finding(what="GPUs", status="told", detail=", ".join(names) or "none: run uses CPU cores")
+        Finding(what="GPUs", status="info", detail=", ".join(names) or "none: run uses CPU cores")
     )
     return tuple(found)
 
@@ -101,9 +101,9 @@ def _torch() -> tuple[Finding, ...]:
 def _chromium() -> Finding:
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if (path := shutil.which(name)) is not None:
-            return Finding(what="browser for tests", status="fine", detail=path)
+            return Finding(what="browser for tests", status="ok", detail=path)
     return Finding(
         what="browser for tests",
-        status="told",
+        status="info",
         detail="none: reports open in any browser, only their browser tests are skipped",
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from executor.commands import UnsupportedPlan, require_supported
 from executor.joining import under_torchrun
@@ -22,6 +22,8 @@ from sim.measurement import Measurement
 from sim.prediction import Prediction, predict
 
 _DRAWS = 9
+_BUSY_SPREAD = 0.05
+_BUSY_KEPT = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +123,20 @@ def closed_loop(
         cases=tuple(cases),
         profile=profiles[-1],
         note=f"calibrated on {names} in each of {rounds} rounds, alternating with the judged runs; "
-        f"{session.environment.get('pinning', '')}",
+        f"{session.environment.get('pinning', '')}{_warning(cases)}",
+    )
+
+
+def _warning(cases: Sequence[LoopCase]) -> str:
+    """A remark where other processes kept the machine busy; empty where it was calm."""
+    worst = max(case.row.run_to_run_spread for case in cases)
+    kept = sum(case.comparison.num_iterations - case.comparison.num_disturbed for case in cases)
+    total = sum(case.comparison.num_iterations for case in cases)
+    if worst <= _BUSY_SPREAD and kept >= _BUSY_KEPT * total:
+        return ""
+    return (
+        f". THE MACHINE WAS BUSY: runs spread by up to {worst:.1%}, and {total - kept} of {total} "
+        "judged iterations were disturbed by other processes; repeat on a calm machine"
     )
 
 
@@ -166,16 +181,22 @@ def _judge(item: Loaded, measured: Sequence[Measurement], profiles: Sequence[Pro
     low, middle, high = (
         statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
     )
+    spread = (high - low) / 2 / middle
     return LoopCase(
         loaded=item,
         prediction=predictions[nearest],
         measurement=measured[nearest],
-        comparison=compare(predictions[nearest], measured[nearest]),
+        comparison=replace(
+            compare(predictions[nearest], measured[nearest]),
+            measured_spread=spread,
+            num_iterations=sum(len(m.timelines) for m in measured),
+            num_disturbed=sum(sum(m.disturbed) for m in measured),
+        ),
         row=LoopRow(
             scenario=item.scenario.name,
             structural_error=statistics.median(structural_error(m, program) for m in measured),
             predictive_error=median,
-            run_to_run_spread=(high - low) / 2 / middle,
+            run_to_run_spread=spread,
             predicted_ns=round(statistics.median(p.iteration_ns for p in predictions)),
             measured_ns=round(statistics.median(m.iteration_ns for m in measured)),
             rounds=len(measured),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from scenarios.units import format_bytes
 
 
 def console() -> Console:
@@ -48,3 +51,10 @@ def plain_table(*columns: str, right: Sequence[int] = ()) -> Table:
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i in right else "left", overflow="fold")
     return table
+
+
+def wrote(paths: Iterable[Path | None], *, as_json: bool) -> None:
+    """Say which files were written; nothing where the output is JSON."""
+    for path in paths:
+        if path is not None and not as_json:
+            sys.stdout.write(f"wrote {path} ({format_bytes(path.stat().st_size)})\n")

@@ -88,9 +88,19 @@ def profile(path: Path | None) -> Profile | None:
     return read_profile(path)
 
 
-def schedule(name: str, stages: int, microbatches: int, overrides: Sequence[str]) -> Schedule:
-    """A schedule by its name and sizes, from a CSV file, or from a scenario."""
+def schedule(
+    name: str, stages: int | None, microbatches: int | None, overrides: Sequence[str]
+) -> Schedule:
+    """A schedule by its name and sizes (4 stages, 8 microbatches unless given), from a CSV file, or
+    from a scenario, which have their own sizes."""
+    if name not in GENERATORS and (stages or microbatches):
+        raise InputError(
+            f"--stages and --microbatches go with a schedule's name ({', '.join(GENERATORS)}); "
+            f"{name} has its own sizes"
+        )
     if name in GENERATORS:
+        stages = 4 if stages is None else stages
+        microbatches = 8 if microbatches is None else microbatches
         if stages < 1 or microbatches < 1:
             raise InputError(
                 f"--stages {stages} --microbatches {microbatches}: both are at least 1, "

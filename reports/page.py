@@ -79,7 +79,9 @@ def render(
         title=f"{scenario.name}: {words.subject(scenario)}",
         scenario=scenario,
         fits=fit,
-        verdict=words.verdict(prediction),
+        verdict=words.verdict(prediction)
+        if comparison is None
+        else words.measured_verdict(prediction, comparison),
         tiles=tiles(prediction, figures, measured_ns),
         sections=sections,
         summary=figures,

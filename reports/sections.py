@@ -180,10 +180,22 @@ def timeline_section(prediction: Prediction) -> Section:
                 data=data,
                 kind="timeline",
                 legend=legend_of(data, used),
-                note=window_note(data),
+                note=" ".join([window_note(data), _draw_note(prediction)]).strip(),
             ),
         ),
         tables=(),
+    )
+
+
+def _draw_note(prediction: Prediction) -> str:
+    """Why the timeline is not as long as the prediction, where that is a median over draws."""
+    if prediction.spread_ns is None:
+        return ""
+    return (
+        "Drawn with the median of every action, "
+        f"{words.duration(prediction.figures.iteration_ns)}; the prediction of "
+        f"{words.duration(prediction.iteration_ns)} is the median over draws from the measured "
+        "spread, in which a pipeline waits for its slower side."
     )
 
 

@@ -165,7 +165,7 @@ def show_check(schedule: Schedule, report: CheckReport, *, as_json: bool) -> Non
 
 def show_doctor(findings: Sequence[tuple[str, str, str]]) -> None:
     """What this machine can do."""
-    table = plain_table("what", "", "")
+    table = plain_table("what", "status", "detail")
     for finding in findings:
         table.add_row(*finding)
     console().print(table)

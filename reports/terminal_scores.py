@@ -190,7 +190,7 @@ def show_comparison(prediction: Prediction, comparison: Comparison, *, as_json: 
     for rank, pair in enumerate(comparison.memory):
         if pair is not None:
             out.print(
-                f"rank {rank} peak memory: predicted {format_bytes(pair[0])}, "
+                f"rank {rank} peak memory of tensors: predicted {format_bytes(pair[0])}, "
                 f"measured {format_bytes(pair[1])}"
             )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from scenarios.schema import Scenario
 from scenarios.units import format_bytes, format_duration_ns
+from sim.comparison import Comparison
 from sim.prediction import Prediction, fits
 from sim.timeline.figures import BUBBLE, COMMUNICATION, MESSAGES
 
@@ -168,6 +169,18 @@ def verdict(prediction: Prediction) -> str:
     bubble = percent(found.bubble_fraction)
     parts.append(f"loses {bubble} of its rank-time to the pipeline bubble")
     return ", ".join(parts[:-1]) + (", and " if len(parts) > 2 else " and ") + parts[-1] + "."
+
+
+def measured_verdict(prediction: Prediction, comparison: Comparison) -> str:
+    """The report of a run in one sentence: measured, predicted, and how far apart."""
+    how = "calibrated on other runs" if comparison.calibrated else "device model, not calibrated"
+    if comparison.in_sample:
+        how = "fitted to runs of this very scenario"
+    return (
+        f"{subject(prediction.scenario)} took {duration(comparison.measured_ns)} an iteration "
+        f"(measured); predicted were {duration(comparison.predicted_ns)} (simulated, {how}), "
+        f"{percent(comparison.predictive, signed=True)}."
+    )
 
 
 def _fit(prediction: Prediction, fit: bool) -> str:

@@ -8,14 +8,15 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass
-from typing import Any, Literal, Union, cast
+from typing import Any, Literal, Union
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import WithJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from scenarios.files import Key
 from scenarios.schema import Scenario
+from scenarios.units import Reader
 
 Path = tuple[Key, ...]
 
@@ -166,8 +167,8 @@ def _describe_item(field: Field, annotation: Any) -> Field:
 
 def _parser(metadata: list[Any]) -> Callable[[Any], Any] | None:
     for item in metadata:
-        if isinstance(item, BeforeValidator):
-            return cast("Callable[[Any], Any]", item.func)
+        if isinstance(item, Reader):
+            return item.parse
     return None
 
 

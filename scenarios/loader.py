@@ -45,6 +45,9 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
         values["name"] = Node(value=composed.path.stem, at=root.at, key=root.key)
     root = _with_schedule_file(Node(value=values, at=root.at, key=root.key), problems)
     scenario, found = validate(root)
+    if composed.problems:
+        # What a file that could not be extended would have brought is not missing by itself.
+        found = [p for p in found if not p.message.startswith("is missing")]
     problems += found
     if problems or scenario is None:
         raise ScenarioError(problems)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, ValidationInfo, WithJsonSchema
 
 _PREFIXES = {
     "": Fraction(1),
@@ -41,6 +42,10 @@ _TIME_NS = {
     "h": Fraction(3600 * 10**9),
     "d": Fraction(86400 * 10**9),
 }
+
+
+IN_FILE = {"source": "file"}
+"""Validation context of scenario files."""
 
 
 class UnitError(ValueError):
@@ -156,9 +161,30 @@ def _positive(value: Any, rate: float, what: str, example: str) -> float:
     return rate
 
 
-def _field(parse: Callable[[Any], Any], example: str) -> tuple[Any, Any]:
-    schema = {"type": ["string", "number"], "examples": [example]}
-    return BeforeValidator(parse), WithJsonSchema(schema)
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What reads a field's text, kept beside its type for whoever writes such texts."""
+
+    parse: Callable[[Any], Any]
+
+
+def _field(
+    parse: Callable[[Any], Any], example: str, *, bare: bool = False
+) -> tuple[Any, Any, Reader]:
+    """The validator of a field with a unit.
+
+    Objects made in Python, and measurements read back, hold numbers in base units; in a scenario
+    file (validated with the context IN_FILE) a number without its unit is refused, unless `bare`.
+    """
+
+    def validate(value: Any, info: ValidationInfo) -> Any:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and value != 0 and not bare and info.context == IN_FILE:
+            raise UnitError(f"{value!r} has no unit: write it with one, as `{example}`")
+        return parse(value)
+
+    schema = {"type": ["string", "number"] if bare else "string", "examples": [example]}
+    return BeforeValidator(validate), WithJsonSchema(schema), Reader(parse)
 
 
 Bytes = Annotated[int, *_field(parse_bytes, "80 GiB")]
@@ -166,7 +192,7 @@ BytesPerSecond = Annotated[float, *_field(parse_bytes_per_s, "200 Gbit/s")]
 FlopsPerSecond = Annotated[float, *_field(parse_flops_per_s, "312 TFLOP/s")]
 DurationNs = Annotated[int, *_field(parse_duration_ns, "18.522 ms")]
 DollarsPerHour = Annotated[float, *_field(parse_dollars_per_hour, "$2.10/h")]
-Count = Annotated[int, *_field(parse_count, "300e9")]
+Count = Annotated[int, *_field(parse_count, "300e9", bare=True)]
 
 
 def format_bytes(amount: float) -> str:

