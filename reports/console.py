@@ -13,9 +13,17 @@ from rich.table import Table
 from scenarios.units import format_bytes
 
 
+class _Terminal(Console):
+    """A console that leaves a closed pipe to the command line, rather than exiting with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Whoever read the output has gone."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     width = None if sys.stdout.isatty() else 120
-    return Console(width=width, highlight=False, emoji=False, markup=False)
+    return _Terminal(width=width, highlight=False, emoji=False, markup=False)
 
 
 def progress() -> Callable[[str], None]:
