@@ -31,6 +31,7 @@ from sim.measurement import Measurement
 from sim.schedule.actions import RECEIVES, SENDS, Action, Kind, parse_action
 from sim.schedule.build import build_program, build_schedule
 from sim.schedule.lowering import message_orders, partner, peer, tied_ranks
+from sim.schedule.schedule import Schedule
 from sim.timeline.spans import Lane, Span, Timeline
 from sim.workload.partition import partition
 
@@ -313,10 +314,11 @@ def assemble(
         if not ordered[0].visits[v]:
             continue
         scenario = assignment.scenarios[visit.job]
+        schedule = build_schedule(scenario)
         timelines, disturbed, losses = [], [], []
         for n in range(len(ordered[0].visits[v])):
             records = [r.visits[v][n] for r in ordered]
-            timelines.append(timeline_of(scenario, records))
+            timelines.append(timeline_of(schedule, records))
             disturbed.append(any((r.foreign or 0.0) > _DISTURBED for r in records))
             losses += [r.loss for r in records if r.loss is not None]
         measurements.append(
@@ -332,14 +334,13 @@ def assemble(
     return tuple(measurements)
 
 
-def timeline_of(scenario: Scenario, ranks: Sequence[IterationRecord]) -> Timeline:
+def timeline_of(schedule: Schedule, ranks: Sequence[IterationRecord]) -> Timeline:
     """One iteration's timeline from every rank's record, from time 0.
 
     A message is on its way from when its sender had written it (or had posted it, where the
     carrier does not tell) until its receiver had it; one that was there before anyone waited is
     given no time.
     """
-    schedule = build_program(scenario).schedule
     begin = min(r.start_ns for rank in ranks for r in rank.records if r.start_ns is not None)
     posted: dict[Action, int] = {}
     spans: list[Span] = []

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from scenarios.schema import Cluster
-from sim.cost.accuracy import constant_rate, constant_rate_with_bubble
+from sim.cost.baselines import constant_rate, constant_rate_with_bubble
 from sim.cost.costs import CostTable
 from sim.cost.fit import fit_runs, predict_runs
 from sim.cost.path import Composition, composition_of

@@ -18,7 +18,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
-from sim.schedule.actions import COMPUTE, Action, Kind
+from sim.schedule.actions import Action, Kind
 from sim.schedule.schedule import Schedule, crosses, dependencies
 
 Mode = Literal["overlapped", "blocking", "serial"]
@@ -210,8 +210,3 @@ def participants(action: Action, program: Program) -> tuple[int, ...]:
     if action.kind is Kind.REDUCE_GRADIENTS:
         return (program.schedule.rank_of(action.stage),)
     raise ValueError(f"{action} is not a collective")
-
-
-def passes_of(program: Program, rank: int) -> tuple[Action, ...]:
-    """A rank's passes through stages, in program order, without messages and flush."""
-    return tuple(a for step in program.steps[rank] for a in step if a.kind in COMPUTE)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from sim.schedule.actions import COMPUTE, Action, Kind
+from sim.schedule.actions import Action, Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +117,3 @@ def crosses(producer: Action, consumer: Action, schedule: Schedule) -> bool:
 def looped_placement(num_stages: int, num_ranks: int) -> tuple[tuple[int, ...], ...]:
     """Stage s on rank s mod p, one pipe."""
     return (tuple(stage % num_ranks for stage in range(num_stages)),)
-
-
-def is_compute(action: Action) -> bool:
-    """Whether an action is a pass through a stage."""
-    return action.kind in COMPUTE

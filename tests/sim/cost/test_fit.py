@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scenarios.schema import Cluster, Device, Link
-from sim.cost.accuracy import constant_rate, constant_rate_with_bubble
+from sim.cost.baselines import constant_rate, constant_rate_with_bubble
 from sim.cost.fit import fit_runs, predict_runs
 from sim.cost.path import closed_form
 from sim.cost.profile import Fitted, MessageTime, PartTime, Profile, Shape

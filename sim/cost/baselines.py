@@ -1,4 +1,4 @@
-"""The trivial baselines that predictions have to beat, and cross-validation of a fit."""
+"""The trivial baselines that predictions have to beat."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from scenarios.schema import Scenario
-from sim.cost.fit import fit_runs, predict_runs
-from sim.cost.path import Simulate
 from sim.cost.runs import Run
 from sim.workload.flops import hardware_flops
 
@@ -38,16 +36,3 @@ def _flops_per_device(scenario: Scenario) -> float:
     model, plan = scenario.model, scenario.plan
     assert model is not None
     return hardware_flops(model, plan.num_sequences, plan.recomputation) / plan.num_devices
-
-
-def cross_validate(runs: Sequence[Run], simulate: Simulate, *, folds: int = 5) -> tuple[float, ...]:
-    """Each run's time (ns) by a fit to the other folds; run i is in fold i mod `folds`."""
-    predicted = [0.0] * len(runs)
-    for fold in range(folds):
-        train = [run for i, run in enumerate(runs) if i % folds != fold]
-        held_out = [i for i in range(len(runs)) if i % folds == fold]
-        values = fit_runs(train, simulate).values
-        times = predict_runs([runs[i] for i in held_out], values, simulate)
-        for i, time in zip(held_out, times, strict=True):
-            predicted[i] = time
-    return tuple(predicted)
