@@ -120,14 +120,17 @@ def test_a_rank_that_fails_ends_the_run(transport: str, fate: str, failure: str)
 
 
 def die_at(context: RankContext, payload: str) -> None:
-    """Rank 0 writes down when it kills itself; the others sleep."""
-    context.store.get("go") if context.rank else context.store.set("go", "")
-    if context.rank == 0:
-        Path(payload).write_text(str(time.monotonic()))
-        os.kill(os.getpid(), signal.SIGKILL)
+    """Rank 0 writes down when it kills itself, once rank 1 cannot stop by itself any more; the others
+    sleep."""
     if context.rank == 1:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        context.watchdog._stopping.set()  # A rank that cannot stop by itself.
+        context.watchdog._stopping.set()
+        context.watchdog._thread.join()
+        context.store.set("go", "")
+    if context.rank == 0:
+        context.store.get("go")
+        Path(payload).write_text(str(time.monotonic()))
+        os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(100)
 
 
