@@ -120,8 +120,7 @@ def test_a_rank_that_fails_ends_the_run(transport: str, fate: str, failure: str)
 
 
 def die_at(context: RankContext, payload: str) -> None:
-    """Rank 0 writes down when it kills itself, once rank 1 cannot stop by itself any more; the others
-    sleep."""
+    """Rank 0 writes down when it kills itself, once rank 1 cannot stop by itself any more."""
     if context.rank == 1:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         context.watchdog._stopping.set()
