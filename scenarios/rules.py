@@ -78,27 +78,99 @@ def _degrees(scenario: Scenario) -> Iterator[Finding]:
 
 def _layers(scenario: Scenario) -> Iterator[Finding]:
     plan, model = scenario.plan, scenario.model
-    given = plan.layers_per_stage
-    if given is not None and len(given) != plan.pipeline:
+    given, stages = plan.layers_per_stage, plan.pipeline * plan.chunks
+    if given is not None and len(given) != stages:
         yield (
             "plan.layers_per_stage",
-            f"has {len(given)} entries for {plan.pipeline} stages: write one a stage; "
-            f"`{_even(model.layers if model else sum(given), plan.pipeline)}` would work",
+            f"has {len(given)} entries for {stages} stages: write one a stage; "
+            f"`{_even(model.layers if model else sum(given), stages)}` would work",
         )
     elif given is not None and model is not None and sum(given) != model.layers:
         yield (
             "plan.layers_per_stage",
             f"adds up to {sum(given)}, but the model has {model.layers} layers: the two must be "
-            f"equal; `{_even(model.layers, plan.pipeline)}` would work",
+            f"equal; `{_even(model.layers, stages)}` would work",
         )
-    elif given is None and model is not None and model.layers % plan.pipeline:
+    elif given is None and model is not None and model.layers % stages:
+        field, what = "plan.pipeline", "pipeline"
         works = f"`pipeline: {_nearest_divisor(model.layers, plan.pipeline)}`"
-        if plan.pipeline < model.layers and plan.pipeline <= 16:
-            works += f", or `layers_per_stage: {_even(model.layers, plan.pipeline)}`,"
+        if plan.chunks > 1:
+            field, what = "plan.chunks", "pipeline x chunks"
+            each = model.layers // plan.pipeline
+            works = f"`chunks: {_nearest_divisor(max(1, each), plan.chunks)}`"
+            if model.layers % plan.pipeline:
+                works += f" with `pipeline: {_nearest_divisor(model.layers, plan.pipeline)}`"
+        if stages < model.layers and stages <= 16:
+            works += f", or `layers_per_stage: {_even(model.layers, stages)}`,"
         yield (
-            "plan.pipeline",
-            f"{model.layers} layers do not divide evenly into {plan.pipeline} stages: pipeline "
+            field,
+            f"{model.layers} layers do not divide evenly into {stages} stages: {what} "
             f"must divide model.layers, unless layers_per_stage is given; {works} would work",
+        )
+
+
+def _chunks(scenario: Scenario) -> Iterator[Finding]:
+    plan = scenario.plan
+    if plan.chunks > 1 and plan.schedule not in ("interleaved", "given"):
+        yield (
+            "plan.chunks",
+            f"is {plan.chunks}, but `schedule: {plan.schedule}` holds one stage a rank; "
+            "`schedule: interleaved` would work",
+        )
+    if plan.schedule == "interleaved" and plan.chunks > 1:
+        m, p = plan.num_microbatches, plan.pipeline
+        if m % p:
+            works = max(1, round(m / p)) * p
+            yield (
+                "plan.microbatches",
+                f"{m} microbatches do not divide by pipeline {p}: the interleaved schedule runs "
+                f"them in groups of one a rank; `microbatches: {works}` "
+                f"(`global_batch: {works * plan.micro_batch * plan.data}`) would work",
+            )
+
+
+def _sequence_parallel(scenario: Scenario) -> Iterator[Finding]:
+    plan, model = scenario.plan, scenario.model
+    if not plan.sequence_parallel or model is None:
+        return
+    if model.sequence % plan.tensor:
+        yield (
+            "plan.sequence_parallel",
+            f"shares the {model.sequence} tokens out over tensor {plan.tensor}, which must divide "
+            f"model.sequence; `tensor: {_nearest_divisor(model.sequence, plan.tensor)}` would work",
+        )
+
+
+def _recomputation(scenario: Scenario) -> Iterator[Finding]:
+    plan = scenario.plan
+    if plan.recompute_every > 1 and plan.recomputation != "full":
+        yield (
+            "plan.recompute_every",
+            f"is {plan.recompute_every}, but only `recomputation: full` recomputes groups of "
+            "layers; leave it out, or write `recomputation: full`",
+        )
+
+
+def _sharding(scenario: Scenario) -> Iterator[Finding]:
+    plan = scenario.plan
+    if plan.sharding == "full" and plan.pipeline > 1:
+        yield (
+            "plan.sharding",
+            f"full (ZeRO-3) gathers every layer for every microbatch and is modelled without a "
+            f"pipeline, but pipeline is {plan.pipeline}; `sharding: optimizer` would work",
+        )
+
+
+def _devices(scenario: Scenario) -> Iterator[Finding]:
+    plan = scenario.plan
+    if plan.devices is None:
+        return
+    if sorted(plan.devices) != list(range(plan.num_devices)):
+        shown = ", ".join(map(str, range(min(4, plan.num_devices))))
+        yield (
+            "plan.devices",
+            f"must name each device from 0 to {plan.num_devices - 1} once, one a rank; "
+            f"`devices: [{shown}{', ...' if plan.num_devices > 4 else ''}]` would work",
         )
 
 
@@ -251,20 +323,21 @@ def _costs(scenario: Scenario) -> Iterator[Finding]:
     costs, plan = scenario.costs, scenario.plan
     if costs is None:
         return
+    num_stages = plan.pipeline * plan.chunks
     for stage in costs.stages:
-        if not 0 <= stage < plan.pipeline:
+        if not 0 <= stage < num_stages:
+            of = f"pipeline {plan.pipeline}" + (f" x chunks {plan.chunks}" * (plan.chunks > 1))
             yield (
                 f"costs.stages.{stage}",
-                f"there is no stage {stage}: pipeline {plan.pipeline} has stages 0 to "
-                f"{plan.pipeline - 1}",
+                f"there is no stage {stage}: {of} has stages 0 to {num_stages - 1}",
             )
-    numbers = range(min(plan.pipeline, len(costs.stages) + 1))
+    numbers = range(min(num_stages, len(costs.stages) + 1))
     inherits = any(stage not in costs.stages for stage in numbers)
     if inherits and (missing := list(_stage_costs("costs", costs, costs))):
         yield from missing
         return
     for stage, own in sorted(costs.stages.items()):
-        if 0 <= stage < plan.pipeline:
+        if 0 <= stage < num_stages:
             yield from _stage_costs(f"costs.stages.{stage}", own, costs)
 
 
@@ -305,7 +378,28 @@ RULES: tuple[Rule, ...] = (
         ),
         find=_degrees,
     ),
-    Rule(reads=("model.layers", "plan.pipeline", "plan.layers_per_stage"), find=_layers),
+    Rule(
+        reads=("model.layers", "plan.pipeline", "plan.chunks", "plan.layers_per_stage"),
+        find=_layers,
+    ),
+    Rule(
+        reads=(
+            "plan.schedule",
+            "plan.chunks",
+            "plan.pipeline",
+            "plan.microbatches",
+            "plan.global_batch",
+            "plan.micro_batch",
+            "plan.data",
+        ),
+        find=_chunks,
+    ),
+    Rule(
+        reads=("model.sequence", "plan.sequence_parallel", "plan.tensor"), find=_sequence_parallel
+    ),
+    Rule(reads=("plan.recomputation", "plan.recompute_every"), find=_recomputation),
+    Rule(reads=("plan.sharding", "plan.pipeline"), find=_sharding),
+    Rule(reads=("plan.devices", "plan.tensor", "plan.data", "plan.pipeline"), find=_devices),
     Rule(reads=("model.hidden", "model.heads"), find=_widths),
     Rule(reads=("model.heads", "model.hidden", "model.ffn_hidden", "plan.tensor"), find=_tensor),
     Rule(
@@ -318,5 +412,5 @@ RULES: tuple[Rule, ...] = (
     Rule(reads=("cluster.nics_per_node", "cluster.devices_per_node"), find=_nics),
     Rule(reads=("cluster.device.memory", "cluster.device.reserved_memory"), find=_memory),
     Rule(reads=("cluster.device.kind", "cluster.nodes", "execution.transport"), find=_transport),
-    Rule(reads=("costs", "plan.pipeline"), find=_costs),
+    Rule(reads=("costs", "plan.pipeline", "plan.chunks"), find=_costs),
 )

@@ -88,8 +88,15 @@ class Efficiency:
     which the host launches one by one."""
     optimizer_bandwidth: Fraction01 = 0.8
     """Fraction of the memory bandwidth that the optimizer step reaches."""
+    data_loading: DurationNs = 0
+    """Time to get one microbatch's tokens on the first stage, and its targets on the last."""
+    message_overhead: DurationNs = 0
+    """For `p2p: blocking`: fixed time of each exchange of messages, in which the host waits for the
+    device and then fills its queue anew."""
+    collective_launch: DurationNs = 0
+    """Fixed time of every collective, beside the latency of its steps."""
     iteration_overhead: DurationNs = 0
-    """Fixed time of every iteration: data loading, logging, Python."""
+    """Fixed time of every iteration on the host: logging, schedulers, Python."""
     source: str = "default: typical of tuned kernels, not measured"
     """Where these numbers come from."""
 
@@ -166,8 +173,9 @@ class Cluster:
 class Plan:
     """How the model is laid over the devices, and in which order the pipeline runs."""
 
-    schedule: Literal["gpipe", "1f1b", "given"] = "1f1b"
-    """Pipeline schedule; `given` is the order in `schedule_file` or `schedule_order`."""
+    schedule: Literal["gpipe", "1f1b", "interleaved", "given"] = "1f1b"
+    """Pipeline schedule; `interleaved` is 1F1B with `chunks` stages a rank (Megatron-LM's order);
+    `given` is the order in `schedule_file` or `schedule_order`."""
     schedule_file: str | None = None
     """For `given`: a CSV of actions in torch.distributed.pipelining's notation, a row a rank."""
     schedule_order: tuple[str, ...] | None = None
@@ -177,6 +185,9 @@ class Plan:
     """For `gpipe`: backward passes in the microbatches' order (as torch does), or reversed."""
     pipeline: Positive = 1
     """Pipeline-parallel degree: ranks a microbatch passes through."""
+    chunks: Positive = 1
+    """For `interleaved`: model chunks (stages) that each rank holds; stage s is on rank s mod
+    pipeline. One chunk is plain 1F1B."""
     tensor: Positive = 1
     """Tensor-parallel degree: devices that share each layer's products."""
     data: Positive = 1
@@ -197,8 +208,23 @@ class Plan:
     """Whether the optimizer keeps an fp32 copy of the weights; for fp16 and bf16 unless given."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """Optimizer; `adam` keeps two moments per weight (fp32, or fp64 in fp64)."""
+    sequence_parallel: StrictBool = False
+    """Whether the tensor group also shares what tensor parallelism leaves whole, norms, dropouts
+    and their activations, by tokens (Korthikanti et al. 2022, arXiv 2205.05198)."""
+    sharding: Literal["none", "optimizer", "full"] = "none"
+    """What each data-parallel replica keeps only a share of: nothing; the optimizer's state
+    (ZeRO-1, Megatron-LM's distributed optimizer); or weights, gradients and state (ZeRO-3, FSDP;
+    Rajbhandari et al. 2020, arXiv 1910.02054)."""
+    gradient_reduction: Literal["after", "overlapped"] = "after"
+    """When data-parallel replicas sum their gradients: at once after the last pass, or in buckets
+    as soon as a stage's last backward pass has made them (torch DistributedDataParallel)."""
+    gradient_bucket: Bytes = 25 << 20
+    """For `overlapped`: gradients summed at once."""
     recomputation: Literal["none", "selective", "full"] = "none"
     """Activations recomputed in the backward pass: none, attention's core, or whole layers."""
+    recompute_every: Positive = 1
+    """For `recomputation: full`: layers in a recomputed group, of which only the first one's input
+    is kept."""
     p2p: Literal["overlapped", "blocking"] = "overlapped"
     """Transfers between stages: on their own lanes, or on the compute lane as a rendezvous of both
     ends (Megatron-LM's batched isend/irecv and wait)."""
@@ -207,11 +233,46 @@ class Plan:
     their group (arXiv 2104.04473, section 4.1)."""
     clip_gradients: StrictBool = False
     """Whether the optimizer waits for the gradient norm over all ranks."""
+    placement: Literal[
+        "tensor-data-pipeline",
+        "tensor-pipeline-data",
+        "data-tensor-pipeline",
+        "data-pipeline-tensor",
+        "pipeline-tensor-data",
+        "pipeline-data-tensor",
+    ] = "tensor-data-pipeline"
+    """Which degree's ranks sit on neighbouring devices, innermost first; Megatron-LM's unless
+    given."""
+    devices: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
+    """The device of every rank, instead of `placement`: ranks with tensor innermost, then data,
+    then pipeline."""
 
     @property
     def num_devices(self) -> int:
         """Devices the plan uses: tensor x pipeline x data."""
         return self.tensor * self.pipeline * self.data
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the model: pipeline x chunks, or as `layers_per_stage` says."""
+        if self.layers_per_stage is not None:
+            return len(self.layers_per_stage)
+        return self.pipeline * self.chunks
+
+    def device_of(self, pipeline: int, data: int, tensor: int) -> int:
+        """The device that holds a rank, by its index in each degree: as placed, or as given."""
+        if self.devices is not None:
+            return self.devices[(pipeline * self.data + data) * self.tensor + tensor]
+        found, step = 0, 1
+        for axis in self.placement.split("-"):
+            index, size = {
+                "tensor": (tensor, self.tensor),
+                "data": (data, self.data),
+                "pipeline": (pipeline, self.pipeline),
+            }[axis]
+            found += index * step
+            step *= size
+        return found
 
     @property
     def num_microbatches(self) -> int:

@@ -28,10 +28,15 @@ Category = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Time of one action on its lane and the categories it consists of, which sum to it."""
+    """Time of one action on its lane and the categories it consists of, which sum to it.
+
+    hidden_ns: for a reduction that overlaps with the backward pass: how much of it can lie before
+    the end of the stage's last pass, as its first buckets are full by then.
+    """
 
     duration_ns: int
     parts: Mapping[Category, int]
+    hidden_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,10 @@ class Costs(Protocol):
         For a SEND, the processor time of posting it, for a RECV that of unpacking it (both on the
         compute lane, beside the transfer); for a reduction, the time once all ranks have come.
         """
+        ...
+
+    def hidden_ns(self, action: Action) -> int:
+        """How much of an overlapped reduction can lie before the end of the pass it follows."""
         ...
 
     def transfer(self, message: Action) -> Transfer:
@@ -95,6 +104,10 @@ class CostTable:
         """See Costs."""
         return self.cost(action).duration_ns
 
+    def hidden_ns(self, action: Action) -> int:
+        """See Costs."""
+        return self.cost(action).hidden_ns
+
     def transfer(self, message: Action) -> Transfer:
         """See Costs."""
         kind, stage, _, slice_index, pipe = message
@@ -107,10 +120,15 @@ class ActionCosts:
 
     durations: Mapping[Action, int]
     transfers: Mapping[Action, Transfer] = field(default_factory=dict)
+    hidden: Mapping[Action, int] = field(default_factory=dict)
 
     def duration_ns(self, action: Action) -> int:
         """See Costs."""
         return self.durations.get(action, 0)
+
+    def hidden_ns(self, action: Action) -> int:
+        """See Costs."""
+        return self.hidden.get(action, 0)
 
     def transfer(self, message: Action) -> Transfer:
         """See Costs."""

@@ -35,7 +35,7 @@ class Composition:
         for key, times in self.costs.items():
             cost = table.costs.get(key)
             if cost is not None:
-                total += times * cost.duration_ns
+                total += times * (cost.duration_ns - cost.hidden_ns)
         for key, times in self.transfers.items():
             transfer = table.transfers.get(key)
             if transfer is not None:

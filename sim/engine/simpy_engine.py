@@ -13,6 +13,10 @@ The rules, which the compiled engine shares:
   messages ends when all of them have arrived.
 - A reduction starts when all its ranks have come, and ends for all at once, after the longest of
   their durations.
+- An overlapped reduction of gradients is posted and not waited for; a rank's run one after another
+  beside its passes, and one posted at time t ends at the later of t + duration - hidden (its first
+  buckets were full before t) and the end of the one before + duration. What follows the passes
+  waits for the last one.
 """
 
 from __future__ import annotations
@@ -64,6 +68,7 @@ class _Engine:
         self.wake_fabric = self.env.event()
         self.meetings: dict[Action, tuple[simpy.Event, dict[int, int]]] = {}
         self.at: list[tuple[Step, Action] | None] = [None] * program.num_ranks
+        self.reduced_ns = [0] * program.num_ranks
 
     def run(self) -> Timeline:
         ranks = [self.env.process(self.rank(r)) for r in range(self.program.num_ranks)]
@@ -89,10 +94,15 @@ class _Engine:
                     self.post(message)
                 if not overlapped:
                     yield from self.finish_messages(rank, step)
+            elif kind is Kind.REDUCE_GRADIENTS and self.program.overlapped_reduction:
+                self.reduce_beside(rank, step[0])
             elif kind is Kind.OPTIMIZER:
+                yield from self.reductions(rank)
                 yield from self.work(rank, step[0])
             else:
+                yield from self.reductions(rank)
                 yield from self.collective(rank, step)
+        yield from self.reductions(rank)
         self.at[rank] = None
 
     def compute(self, rank: int, step: Step) -> _Process:
@@ -142,6 +152,20 @@ class _Engine:
         start = int(self.env.now)
         yield self.env.timeout(max(came.values()))
         self.record(rank, "collective", step[0], start, int(self.env.now))
+
+    def reduce_beside(self, rank: int, action: Action) -> None:
+        """Book an overlapped reduction on the rank's collective lane."""
+        duration = self.costs.duration_ns(action)
+        own = int(self.env.now) + duration - self.costs.hidden_ns(action)
+        end = max(own, self.reduced_ns[rank] + duration)
+        self.reduced_ns[rank] = end
+        self.record(rank, "collective", action, end - duration, end)
+
+    def reductions(self, rank: int) -> _Process:
+        """Wait until the rank's overlapped reductions have ended."""
+        left = self.reduced_ns[rank] - int(self.env.now)
+        if left > 0:
+            yield self.env.timeout(left)
 
     def post(self, message: Action) -> None:
         """Post one end of a message; the second of the two asks the fabric for a transfer."""

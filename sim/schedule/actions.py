@@ -3,7 +3,8 @@
 `2F0` is the forward pass of microbatch 0 on stage 2, `2F0.3` that of its slice 3, `2F0@1` the same
 in pipe 1 of a bidirectional schedule. Communication is `2SEND_F0` (stage 2 sends its output),
 `2RECV_F0` (stage 2 receives its input), `2SEND_B0` and `2RECV_B0` (gradients, the other way), and
-the flush `2REDUCE_GRAD`, `0TIED`, `1NORM`, `1STEP`; of these, NORM and STEP number the rank.
+the flush `2REDUCE_GRAD`, `0TIED`, `1NORM`, `1STEP`, `2GATHER`; of these, NORM and STEP number the
+rank.
 """
 
 from __future__ import annotations
@@ -28,15 +29,24 @@ class Kind(StrEnum):
     REDUCE_TIED = "TIED"
     GRADIENT_NORM = "NORM"
     OPTIMIZER = "STEP"
+    GATHER_WEIGHTS = "GATHER"
 
 
 COMPUTE = frozenset({Kind.FORWARD, Kind.BACKWARD, Kind.BACKWARD_INPUT, Kind.BACKWARD_WEIGHT})
 SENDS = frozenset({Kind.SEND_FORWARD, Kind.SEND_BACKWARD})
 RECEIVES = frozenset({Kind.RECV_FORWARD, Kind.RECV_BACKWARD})
-FLUSH = frozenset({Kind.REDUCE_GRADIENTS, Kind.REDUCE_TIED, Kind.GRADIENT_NORM, Kind.OPTIMIZER})
+FLUSH = frozenset(
+    {
+        Kind.REDUCE_GRADIENTS,
+        Kind.REDUCE_TIED,
+        Kind.GRADIENT_NORM,
+        Kind.OPTIMIZER,
+        Kind.GATHER_WEIGHTS,
+    }
+)
 
 _PATTERN = re.compile(
-    r"(?P<stage>\d+)(?P<kind>SEND_F|RECV_F|SEND_B|RECV_B|REDUCE_GRAD|TIED|NORM|STEP|F|B|I|W)"
+    r"(?P<stage>\d+)(?P<kind>SEND_F|RECV_F|SEND_B|RECV_B|REDUCE_GRAD|TIED|NORM|STEP|GATHER|F|B|I|W)"
     r"(?P<microbatch>\d+)?(?:\.(?P<slice>\d+))?(?:@(?P<pipe>\d+))?"
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scenarios.schema import Scenario
 from sim.schedule.checks import check
-from sim.schedule.generators import gpipe, one_forward_one_backward
+from sim.schedule.generators import gpipe, interleaved, one_forward_one_backward
 from sim.schedule.lowering import Flush, Program, lower
 from sim.schedule.schedule import Schedule
 from sim.schedule.torch_csv import parse_csv
@@ -20,6 +20,8 @@ def build_schedule(scenario: Scenario) -> Schedule:
         return gpipe(plan.pipeline, plan.num_microbatches, backward=plan.gpipe_backward)
     if plan.schedule == "1f1b":
         return one_forward_one_backward(plan.pipeline, plan.num_microbatches)
+    if plan.schedule == "interleaved":
+        return interleaved(plan.pipeline, plan.num_microbatches, plan.chunks)
     assert plan.schedule_order is not None, "scenarios.rules asks for it"
     schedule = parse_csv(
         "\n".join(plan.schedule_order),
@@ -34,13 +36,17 @@ def build_schedule(scenario: Scenario) -> Schedule:
 def flush_of(scenario: Scenario) -> Flush:
     """What follows the last pass, in this scenario."""
     model, plan = scenario.model, scenario.plan
+    has_replicas = model is not None and plan.data > 1
     return Flush(
-        reduce_gradients=model is not None and plan.data > 1,
+        # With full sharding each pass reduces its own gradients.
+        reduce_gradients=has_replicas and plan.sharding != "full",
+        overlapped=plan.gradient_reduction == "overlapped",
         reduce_tied=model is not None
         and model.tied_embeddings
         and model.family != "vit"
         and plan.pipeline > 1,
         norm=plan.clip_gradients,
+        gather_weights=has_replicas and plan.sharding == "optimizer",
     )
 
 

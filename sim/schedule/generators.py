@@ -1,12 +1,13 @@
 """The orders of the known schedules, from their rules.
 
 Sources: GPipe (arXiv 1811.06965); 1F1B, also called PipeDream-Flush (arXiv 2104.04473, section
-2.2.1).
+2.2.1); interleaved 1F1B (the same, section 2.2.2, in the order of Megatron-LM's code).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 from sim.schedule.actions import Action, Kind
@@ -46,6 +47,52 @@ def one_forward_one_backward(num_ranks: int, num_microbatches: int) -> Schedule:
         orders.append(tuple(interleave(forwards, backwards, warm_up)))
     return Schedule(
         name="1f1b", orders=tuple(orders), placement=looped_placement(num_ranks, num_ranks)
+    )
+
+
+def interleaved(num_ranks: int, num_microbatches: int, num_chunks: int) -> Schedule:
+    """1F1B over `num_chunks` stages a rank, stage s on rank s mod p, as Megatron-LM orders it.
+
+    Forward passes go through the microbatches in groups of p, each group through chunk 0, then
+    chunk 1 and so on; backward passes the same through the chunks from the last to the first.
+    min(2(p - 1 - r) + (v - 1)p, m v) forward passes warm up (all of them where m = p). Bubble
+    (p - 1)(f + b)/v with free messages; in flight at rank r: min(m v, (v - 1)p + 2(p - 1 - r) + 1)
+    chunks. One chunk is plain 1F1B.
+    Raises ValueError where m is not a multiple of p.
+    """
+    _check(num_ranks, num_microbatches)
+    if num_chunks < 1:
+        raise ValueError(f"an interleaved schedule needs at least 1 chunk, not {num_chunks}")
+    if num_chunks == 1:
+        return replace(one_forward_one_backward(num_ranks, num_microbatches), name="interleaved")
+    if num_microbatches % num_ranks:
+        raise ValueError(
+            f"an interleaved schedule of {num_ranks} ranks needs a multiple of {num_ranks} "
+            f"microbatches, not {num_microbatches}"
+        )
+    group = num_ranks * num_chunks
+    total = num_microbatches * num_chunks
+    orders = []
+    for rank in range(num_ranks):
+
+        def passed(kind: Kind, rank: int = rank) -> list[Action]:
+            found = []
+            for k in range(total):
+                chunk = k % group // num_ranks
+                if kind is Kind.BACKWARD:
+                    chunk = num_chunks - 1 - chunk
+                microbatch = k // group * num_ranks + k % num_ranks
+                found.append(Action(kind, chunk * num_ranks + rank, microbatch))
+            return found
+
+        warm_up = min(2 * (num_ranks - 1 - rank) + (num_chunks - 1) * num_ranks, total)
+        if num_microbatches == num_ranks:
+            warm_up = total
+        orders.append(tuple(interleave(passed(Kind.FORWARD), passed(Kind.BACKWARD), warm_up)))
+    return Schedule(
+        name="interleaved",
+        orders=tuple(orders),
+        placement=looped_placement(num_ranks * num_chunks, num_ranks),
     )
 
 

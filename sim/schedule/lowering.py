@@ -8,7 +8,9 @@ together and waited for together. Three ways to place messages:
   *sender's* order for each directed pair of ranks, up to four messages ahead of the pass that needs
   them (so a latency of up to three passes is hidden), and waited for only by that pass.
 - `blocking`: Megatron-LM's: before each pass, its receives and the previous pass's sends, waited
-  for at once; those with the same peer in one batch, else sends first.
+  for at once; those with the same peer in one batch, else sends first. Where ranks hold several
+  stages, the exchange is between slots (a forward and backward pair, or a pass alone), and all its
+  messages are one batch, as in Megatron-LM's interleaved schedule.
 - `serial`: `blocking` without batches, one message at a time: what naive code would do.
 """
 
@@ -30,16 +32,23 @@ RECEIVE_WINDOW = 4
 class Flush:
     """What follows the last pass of an iteration.
 
-    reduce_gradients: an all-reduce of each stage's gradients over the data-parallel replicas.
+    reduce_gradients: an all-reduce of each stage's gradients over the data-parallel replicas (a
+        reduce-scatter, where the optimizer's state is sharded).
+    overlapped: that reduction starts with the stage's last backward pass, and goes on beside the
+        passes after it; NORM and STEP wait for it.
     reduce_tied: an all-reduce of the shared embedding's gradient between first and last stage.
     norm: the gradient norm over all ranks, which every optimizer step waits for.
     optimizer: the optimizer step of each rank.
+    gather_weights: an all-gather of each stage's updated weights, of which each replica made a
+        share.
     """
 
     reduce_gradients: bool = False
+    overlapped: bool = False
     reduce_tied: bool = False
     norm: bool = False
     optimizer: bool = True
+    gather_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +58,8 @@ class Program:
     schedule: Schedule
     mode: Mode
     steps: tuple[tuple[Step, ...], ...]
+    overlapped_reduction: bool = False
+    """Whether REDUCE_GRADIENTS is only posted where it stands, and waited for by NORM or STEP."""
 
     @property
     def num_ranks(self) -> int:
@@ -105,13 +116,18 @@ def lower(schedule: Schedule, mode: Mode = "overlapped", flush: Flush | None = N
     """Place messages and the flush around a schedule's passes."""
     if mode == "overlapped":
         passes = _overlapped(schedule)
+    elif mode == "blocking" and schedule.num_stages > schedule.num_ranks:
+        passes = [_slotted(schedule, order) for order in schedule.orders]
     else:
         passes = [_blocking(schedule, order, batch=mode == "blocking") for order in schedule.orders]
     tail = flush if flush is not None else Flush()
+    early = tail.reduce_gradients and tail.overlapped
+    if early:
+        passes = [_with_reductions(steps, schedule.stages_of(r)) for r, steps in enumerate(passes)]
     steps = tuple(
         tuple(passes[rank]) + _flush(schedule, rank, tail) for rank in range(schedule.num_ranks)
     )
-    return Program(schedule=schedule, mode=mode, steps=steps)
+    return Program(schedule=schedule, mode=mode, steps=steps, overlapped_reduction=early)
 
 
 def message_orders(schedule: Schedule) -> dict[tuple[int, int], list[Action]]:
@@ -170,6 +186,48 @@ def _blocking(schedule: Schedule, order: tuple[Action, ...], *, batch: bool) -> 
     return steps + _exchange(schedule, outgoing, (), batch=batch)
 
 
+def _slotted(schedule: Schedule, order: tuple[Action, ...]) -> list[Step]:
+    """Between two slots one batch: what the earlier one made, what the later one needs."""
+    steps: list[Step] = []
+    outgoing: tuple[Action, ...] = ()
+    for slot in _slots(order):
+        incoming = tuple(message for action in slot for message in receives(action, schedule))
+        if outgoing or incoming:
+            steps.append(outgoing + incoming)
+        steps += [(action,) for action in slot]
+        outgoing = tuple(message for action in slot for message in sends(action, schedule))
+    return [*steps, outgoing] if outgoing else steps
+
+
+def _slots(order: tuple[Action, ...]) -> list[tuple[Action, ...]]:
+    """A forward pass with the backward pass right after it is one slot, unless all forward passes
+    come first; every other pass is a slot of its own."""
+    last_forward = max((i for i, a in enumerate(order) if a.kind is Kind.FORWARD), default=-1)
+    if all(a.kind is Kind.FORWARD for a in order[: last_forward + 1]):
+        return [(action,) for action in order]
+    slots: list[tuple[Action, ...]] = []
+    for action in order:
+        follows = bool(slots) and len(slots[-1]) == 1 and slots[-1][0].kind is Kind.FORWARD
+        if follows and action.kind in (Kind.BACKWARD, Kind.BACKWARD_INPUT):
+            slots[-1] += (action,)
+        else:
+            slots.append((action,))
+    return slots
+
+
+def _with_reductions(steps: list[Step], stages: tuple[int, ...]) -> list[Step]:
+    """The steps with each stage's reduction posted right after its last backward pass."""
+    makes = (Kind.BACKWARD, Kind.BACKWARD_WEIGHT)
+    last = {step[0].stage: i for i, step in enumerate(steps) if step[0].kind in makes}
+    found: list[Step] = []
+    for i, step in enumerate(steps):
+        found.append(step)
+        found += [
+            (Action(Kind.REDUCE_GRADIENTS, stage),) for stage in stages if last.get(stage) == i
+        ]
+    return found
+
+
 def _exchange(
     schedule: Schedule, outgoing: tuple[Action, ...], incoming: tuple[Action, ...], *, batch: bool
 ) -> list[Step]:
@@ -184,7 +242,7 @@ def _exchange(
 def _flush(schedule: Schedule, rank: int, flush: Flush) -> tuple[Step, ...]:
     actions = []
     stages = schedule.stages_of(rank)
-    if flush.reduce_gradients:
+    if flush.reduce_gradients and not flush.overlapped:
         actions += [Action(Kind.REDUCE_GRADIENTS, stage) for stage in stages]
     if flush.reduce_tied and rank in tied_ranks(schedule):
         actions.append(Action(Kind.REDUCE_TIED, 0))
@@ -192,6 +250,8 @@ def _flush(schedule: Schedule, rank: int, flush: Flush) -> tuple[Step, ...]:
         actions.append(Action(Kind.GRADIENT_NORM, rank))
     if flush.optimizer:
         actions.append(Action(Kind.OPTIMIZER, rank))
+    if flush.gather_weights:
+        actions += [Action(Kind.GATHER_WEIGHTS, stage) for stage in stages]
     return tuple((action,) for action in actions)
 
 
@@ -207,6 +267,6 @@ def participants(action: Action, program: Program) -> tuple[int, ...]:
         return tuple(range(program.num_ranks))
     if action.kind is Kind.REDUCE_TIED:
         return tied_ranks(program.schedule)
-    if action.kind is Kind.REDUCE_GRADIENTS:
+    if action.kind in (Kind.REDUCE_GRADIENTS, Kind.GATHER_WEIGHTS):
         return (program.schedule.rank_of(action.stage),)
     raise ValueError(f"{action} is not a collective")

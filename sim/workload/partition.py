@@ -21,13 +21,13 @@ class StagePart:
 def partition(scenario: Scenario, num_stages: int | None = None) -> tuple[StagePart, ...]:
     """The parts of all stages: layers as given or evenly, embedding first, head and loss last.
 
-    num_stages: the stages of the schedule, where ranks hold several; the plan's pipeline unless
-    given. Raises ValueError where the layers do not divide evenly or do not match the stages.
+    num_stages: the stages of the schedule; the plan's unless given.
+    Raises ValueError where the layers do not divide evenly or do not match the stages.
     """
     model, plan = scenario.model, scenario.plan
     if model is None:
         raise ValueError(f"scenario {scenario.name} has no model to cut into stages")
-    wanted = num_stages or (len(plan.layers_per_stage) if plan.layers_per_stage else plan.pipeline)
+    wanted = num_stages or plan.num_stages
     counts = plan.layers_per_stage or (model.layers // wanted,) * wanted
     if len(counts) != wanted or sum(counts) != model.layers:
         raise ValueError(
