@@ -2,36 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
+TIE = 1e-9
+"""Predictions that differ by a smaller fraction are the same: a tie, not an order."""
 
-def score(points: Sequence[tuple[str, float, float]]) -> dict[str, object]:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """How well predictions order the plans that compete within groups.
+
+    right, wrong, pairs: pairs of plans of a group that were measured to differ, in all, and of them
+    those predicted in the right and in the wrong order (a predicted tie is neither).
+    regrets: of each group, how much slower than its best plan was the plan predicted best; the mean
+    where several are predicted to be equally good.
+    """
+
+    right: int
+    wrong: int
+    pairs: int
+    regrets: tuple[float, ...]
+
+    @property
+    def kendall_tau(self) -> float | None:
+        """(right - wrong) / pairs, pooled over groups; None without pairs."""
+        return (self.right - self.wrong) / self.pairs if self.pairs else None
+
+    @property
+    def regret(self) -> float | None:
+        """Mean regret over groups; None without groups."""
+        return math.fsum(self.regrets) / len(self.regrets) if self.regrets else None
+
+
+def score(
+    points: Sequence[tuple[str, float, float]],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    plans: Sequence[Hashable] | None = None,
+) -> dict[str, object]:
     """Score (what, predicted_s, measured_s) points.
 
-    mape: mean absolute error; bias: mean signed error; worst: the largest absolute error.
-    kendall_tau: (concordant - discordant) / all pairs that differ in both, None without any.
-    regret: how much slower than the best point the one predicted to be best was.
+    groups: of each point, what it competes in (the same work on the same devices); all points are
+    one group unless given. plans: of each point, which plan it is; points of one group and plan are
+    replicates, which count as one, by their means. Every point is a plan of its own unless given.
+
+    mape: mean absolute error; bias: mean signed error; worst: the largest absolute error; these
+    three over all points. kendall_tau: (pairs in the right order - in the wrong order) / pairs,
+    over the pairs of plans within a group whose measured times differ, pooled; a predicted tie is
+    neither right nor wrong; None without pairs. regret: how much slower than the best plan of its
+    group the plan predicted best was, mean over groups; regret_worst: the largest. num_groups:
+    groups of two plans or more; where there are none these three are over all points as one group.
+    kendall_tau_all, regret_all: over all points as one group, whatever their work.
     """
     errors = [predicted / measured - 1 for _, predicted, measured in points]
-    concordant = discordant = 0
-    for (_, p, m), (_, q, n) in combinations(points, 2):
-        sign = (p - q) * (m - n)
-        concordant += sign > 0
-        discordant += sign < 0
-    pairs = concordant + discordant
-    picked = min(points, key=lambda p: p[1], default=None)
-    best = min((m for _, _, m in points), default=0.0)
+    times = [(predicted, measured) for _, predicted, measured in points]
+    names: Sequence[Hashable] = plans if plans is not None else range(len(points))
+    together = ranked([_means(times, names)])
+    members: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(groups if groups is not None else [None] * len(points)):
+        members.setdefault(group, []).append(index)
+    competing = [
+        means
+        for indices in members.values()
+        if len(means := _means([times[i] for i in indices], [names[i] for i in indices])) > 1
+    ]
+    within = ranked(competing) if competing else together
     count = max(1, len(points))
     return {
         "n": len(points),
-        "mape": sum(map(abs, errors)) / count,
-        "bias": sum(errors) / count,
+        "mape": math.fsum(map(abs, errors)) / count,
+        "bias": math.fsum(errors) / count,
         "worst": max(map(abs, errors), default=0.0),
-        "kendall_tau": (concordant - discordant) / pairs if pairs else None,
-        "regret": picked[2] / best - 1 if picked is not None and best else None,
+        "kendall_tau": within.kendall_tau,
+        "regret": within.regret,
+        "regret_worst": max(within.regrets, default=None),
+        "num_groups": len(competing),
+        "kendall_tau_all": together.kendall_tau,
+        "regret_all": together.regret,
         "points": [
             {"what": what, "predicted_s": p, "measured_s": m, "error": e}
             for (what, p, m), e in zip(points, errors, strict=True)
         ],
     }
+
+
+def ranked(groups: Iterable[Sequence[tuple[float, float]]]) -> Ranked:
+    """Compare orders within groups of (predicted, measured) times, one a plan."""
+    right = wrong = pairs = 0
+    regrets = []
+    for plans in groups:
+        for (p, m), (q, n) in combinations(plans, 2):
+            if m == n:
+                continue
+            pairs += 1
+            if not math.isclose(p, q, rel_tol=TIE):
+                agree = (p < q) == (m < n)
+                right += agree
+                wrong += not agree
+        if plans:
+            least = min(p for p, _ in plans)
+            picked = [m for p, m in plans if math.isclose(p, least, rel_tol=TIE)]
+            regrets.append(math.fsum(picked) / len(picked) / min(m for _, m in plans) - 1)
+    return Ranked(right=right, wrong=wrong, pairs=pairs, regrets=tuple(regrets))
+
+
+def _means(
+    times: Sequence[tuple[float, float]], plans: Sequence[Hashable]
+) -> list[tuple[float, float]]:
+    """Mean (predicted, measured) of each plan."""
+    found: Mapping[Hashable, list[tuple[float, float]]] = {plan: [] for plan in plans}
+    for plan, pair in zip(plans, times, strict=True):
+        found[plan].append(pair)
+    return [
+        (math.fsum(p for p, _ in pairs) / len(pairs), math.fsum(m for _, m in pairs) / len(pairs))
+        for pairs in found.values()
+    ]
