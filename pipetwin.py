@@ -91,14 +91,17 @@ def scenario_check(*scenario: str, set: Overrides | None = None) -> int:
     from scenarios.catalogue import catalogue
     from scenarios.errors import Problem, ScenarioError
     from scenarios.loader import check_partial, load
+    from scenarios.published import load_table
 
     if not scenario:
         raise files.InputError("give at least one scenario or file to check")
-    partial = {entry.name for entry in catalogue() if entry.kind != "scenario"}
+    kinds = {entry.name: entry.kind for entry in catalogue()}
     problems: list[Problem] = []
     for name in scenario:
         try:
-            if name in partial:
+            if kinds.get(name) == "table":
+                load_table(name.removeprefix("published/"), set or ())
+            elif kinds.get(name, "scenario") != "scenario":
                 check_partial(name, set or ())
             else:
                 load(name, set or ())

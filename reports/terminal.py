@@ -31,7 +31,7 @@ def show_catalogue(entries: Sequence[Entry], *, as_json: bool) -> None:
         show_json({"catalogue": [{f: getattr(e, f) for f in fields} for e in entries]})
         return
     table = plain_table("name", "kind", "what it is")
-    order = ("scenario", "model", "cluster", "device")
+    order = ("scenario", "table", "model", "cluster", "device")
     for entry in sorted(entries, key=lambda e: (order.index(e.kind), e.name)):
         table.add_row(entry.name, entry.kind, entry.description)
     console().print(table)

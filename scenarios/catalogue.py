@@ -1,24 +1,34 @@
 """The scenarios, models, clusters and devices that come with pipetwin, and how they are named.
 
 An entry's name is its path below this folder without `.yaml` (`models/gpt3-175b`); its last part
-alone is enough where only one entry has it. Any other file is named by its path.
+alone is enough where only one entry has it. A row of a published table is named below its table,
+as `published/ptdp.table1/1t`. Any other file is named by its path.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from scenarios.errors import Problem
-from scenarios.files import kind_of_path, parse_text, read_file
+from scenarios.errors import Problem, ScenarioError
+from scenarios.files import Node, kind_of_path, parse_text, read_file
+from scenarios.tables import TableRow, rows_of
 
 ROOT = Path(__file__).resolve().parent
-Kind = Literal["device", "cluster", "model", "scenario"]
-_KINDS: dict[str, Kind] = {"devices": "device", "clusters": "cluster", "models": "model"}
+PUBLISHED = "published"
+Kind = Literal["device", "cluster", "model", "scenario", "table"]
+_KINDS: dict[str, Kind] = {
+    "devices": "device",
+    "clusters": "cluster",
+    "models": "model",
+    PUBLISHED: "table",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +38,23 @@ class Entry:
     name: str
     """Its path below the catalogue's folder, without `.yaml`."""
     kind: Kind
-    """What it holds: a device, cluster or model to extend, or a whole scenario."""
+    """What it holds: a device, cluster or model to extend, a whole scenario, or a table of them."""
     description: str
     """One sentence on what it is."""
     path: Path
     """The file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a name means."""
+
+    path: Path
+    """The file."""
+    shown: str
+    """The file as shown to the user."""
+    row: TableRow | None = None
+    """The row, where the name is that of a row of a published table."""
 
 
 class UnknownName(LookupError):
@@ -60,26 +82,66 @@ def kind_of(name: str) -> Kind:
     return _KINDS.get(name.split("/")[0], "scenario")
 
 
-def find(name: str, folder: Path) -> tuple[Path, str]:
-    """Find the file that `name` means, and how to show it; paths are relative to `folder`.
+def find(name: str, folder: Path) -> Found:
+    """Find the file (and row of a table) that `name` means; paths are relative to `folder`.
 
     The file itself may be missing where the name says that it is a file (`x.yaml`).
     Raises UnknownName: neither a file nor an entry, or several entries.
     """
     path = folder / name
     if kind_of_path(path) == "file" or name.endswith((".yaml", ".yml")):
-        return path, os.path.normpath(path)
+        return Found(path=path, shown=os.path.normpath(path))
     entries = names()
+    table, row = _table_and_row(name, entries)
+    if table is not None:
+        return _find_row(table, row, entries[table])
     found = [name] if name in entries else [n for n in entries if n.rsplit("/", 1)[-1] == name]
     if len(found) == 1:
-        return entries[found[0]], show(entries[found[0]])
+        return Found(path=entries[found[0]], shown=show(entries[found[0]]))
     if found:
         raise UnknownName(f"`{name}` could be any of {_listed(found)}: write the whole name")
     if name and kind_of_path(path):
-        return path, os.path.normpath(path)
+        return Found(path=path, shown=os.path.normpath(path))
     raise UnknownName(
         f"`{name}` is neither a file nor in the catalogue: {_suggestion(name, entries)}"
     )
+
+
+def tables() -> tuple[str, ...]:
+    """Return the ids of the published tables, as `ptdp.table1`; figure 7 before figure 11."""
+    found = (name.removeprefix(f"{PUBLISHED}/") for name in names() if kind_of(name) == "table")
+    return tuple(sorted(found, key=lambda t: [int(n) if n.isdigit() else n for n in _parts(t)]))
+
+
+@cache
+def table(table_id: str) -> tuple[Node, tuple[TableRow, ...]]:
+    """Return a published table and its rows; raises ScenarioError where its file is wrong."""
+    path = names()[f"{PUBLISHED}/{table_id}"]
+    problems: list[Problem] = []
+    root = parse_text(read_file(path, show(path)), show(path), problems)
+    if problems:
+        raise ScenarioError(problems)
+    return root, rows_of(root)
+
+
+def _parts(table_id: str) -> list[str]:
+    return re.split(r"(\d+)", table_id)
+
+
+def _table_and_row(name: str, entries: Mapping[str, Path]) -> tuple[str | None, str]:
+    """Split the name of a row, with or without `published/`; None where it is none."""
+    head, _, row = name.removeprefix(f"{PUBLISHED}/").partition("/")
+    entry = f"{PUBLISHED}/{head}"
+    return (entry if entry in entries else None), row
+
+
+def _find_row(entry: str, name: str, path: Path) -> Found:
+    rows = {row.name: row for row in table(entry.removeprefix(f"{PUBLISHED}/"))[1]}
+    if name in rows:
+        return Found(path=path, shown=show(path), row=rows[name])
+    close = difflib.get_close_matches(name, rows, n=3, cutoff=0.4) or list(rows)[:3]
+    what = f"has no row `{name}`" if name else f"is a table of {len(rows)} scenarios, not one"
+    raise UnknownName(f"`{entry}` {what}: name one, as {_listed([f'{entry}/{r}' for r in close])}")
 
 
 def show(path: Path) -> str:
@@ -110,5 +172,5 @@ def _listed(found: list[str]) -> str:
 def _description(path: Path) -> str:
     problems: list[Problem] = []
     root = parse_text(read_file(path, str(path)), str(path), problems)
-    node, exists = root.find(("description",))
+    node, exists = root.find(("title" if path.parent.name == PUBLISHED else "description",))
     return node.value if exists and isinstance(node.value, str) else ""

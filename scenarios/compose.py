@@ -7,11 +7,13 @@ replace; an explicit null takes a value back to its default.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from scenarios import catalogue
 from scenarios.errors import Origin, Problem, ScenarioError
 from scenarios.files import Key, Node, kind_of_path, parse_override, parse_text, read_file, read_key
+from scenarios.tables import row_tree, with_nodes
 
 MAX_CHAIN = 16
 MAX_FILES = 100
@@ -39,18 +41,18 @@ def compose(name_or_path: str | Path, overrides: tuple[str, ...] = ()) -> Compos
     Raises ScenarioError: a file cannot be read, or extends itself.
     """
     try:
-        path, shown = catalogue.find(str(name_or_path), Path())
+        found = catalogue.find(str(name_or_path), Path())
     except catalogue.UnknownName as error:
         raise ScenarioError(
             [Problem(file=str(name_or_path), line=1, column=1, field="", message=str(error))]
         ) from None
     reader = _Reader()
-    root = reader.file(path, shown, chain=())
+    root = reader.file(found, chain=())
     for override in overrides:
         root = merge(root, reader.override(override))
     return Composition(
         root=root,
-        path=path,
+        path=found.path,
         files=tuple(dict.fromkeys(reader.files)),
         problems=tuple(reader.problems),
     )
@@ -68,15 +70,26 @@ def merge(below: Node, above: Node) -> Node:
     return Node(value=merged, at=place.at, key=place.key)
 
 
+@cache
+def _catalogue_file(path: Path, shown: str) -> tuple[Node, tuple[Problem, ...]]:
+    """Parse a file of the catalogue, which many rows of a table extend."""
+    problems: list[Problem] = []
+    return parse_text(read_file(path, shown), shown, problems), tuple(problems)
+
+
 @dataclass(slots=True)
 class _Reader:
     files: list[Path] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     num_read: int = 0
 
-    def file(self, path: Path, shown: str, chain: tuple[tuple[Path, str], ...]) -> Node:
+    def file(self, found: catalogue.Found, chain: tuple[tuple[Path, str], ...]) -> Node:
         self.num_read += 1
-        own = parse_text(read_file(path, shown), shown, self.problems)
+        path, shown, row = found.path, found.shown, found.row
+        if row is not None:
+            own = row_tree(catalogue.table(path.stem)[0], row, path.stem, merge)
+        else:
+            own = self._parsed(path, shown)
         chain = (*chain, (path.resolve(), shown))
         assert isinstance(own.value, dict)
         values = dict(own.value)
@@ -88,7 +101,14 @@ class _Reader:
                 inherited = {k: n for k, n in base.value.items() if k not in _NOT_INHERITED}
                 root = merge(Node(value=inherited, at=base.at, key=base.key), root)
         self.files.append(path)
-        return root
+        return root if row is None else with_nodes(root, row.at)
+
+    def _parsed(self, path: Path, shown: str) -> Node:
+        if catalogue.ROOT not in path.parents:
+            return parse_text(read_file(path, shown), shown, self.problems)
+        node, problems = _catalogue_file(path, shown)
+        self.problems += problems
+        return node
 
     def _bases(
         self, extends: Node, folder: Path, chain: tuple[tuple[Path, str], ...]
@@ -104,16 +124,17 @@ class _Reader:
                 )
                 continue
             try:
-                path, shown = catalogue.find(target.value, folder)
+                found = catalogue.find(target.value, folder)
             except catalogue.UnknownName as error:
                 self._add(target.at, str(error))
                 continue
+            path, shown = found.path, found.shown
             if (kind := kind_of_path(path)) != "file":
                 reason = f"is not a file but a {kind}" if kind else "does not exist"
                 self._add(target.at, f"`{shown}` {reason}: name a YAML file, relative to this one")
                 continue
             self._check_chain(target, path, shown, chain)
-            node = self.file(path, shown, chain)
+            node = self.file(found, chain)
             base = node if base is None else merge(base, node)
         return base
 

@@ -9,6 +9,7 @@ import pytest
 from scenarios.catalogue import Entry, catalogue
 from scenarios.errors import ScenarioError
 from scenarios.loader import check_partial, load
+from scenarios.published import load_table
 
 ENTRIES = catalogue()
 
@@ -16,7 +17,9 @@ ENTRIES = catalogue()
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_entry_is_right(entry: Entry) -> None:
     assert entry.description
-    if entry.kind == "scenario":
+    if entry.kind == "table":
+        assert load_table(entry.name.rsplit("/", 1)[-1]).rows
+    elif entry.kind == "scenario":
         assert load(entry.name).scenario.name == entry.name.rsplit("/", 1)[-1]
     else:
         check_partial(entry.name)
@@ -25,7 +28,7 @@ def test_entry_is_right(entry: Entry) -> None:
 
 
 def test_all_kinds_are_there() -> None:
-    assert {entry.kind for entry in ENTRIES} == {"device", "cluster", "model", "scenario"}
+    assert {entry.kind for entry in ENTRIES} == {"device", "cluster", "model", "scenario", "table"}
     assert list(ENTRIES) == sorted(ENTRIES, key=lambda entry: entry.path)
 
 

@@ -1,0 +1,183 @@
+"""Published results as scenarios: what was trained how, and the figure printed for it.
+
+The tables are under `published/` (see `scenarios.tables`); figures keep their published unit, with
+its resolution, and whoever knows FLOPs turns them into times.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from scenarios import catalogue
+from scenarios.catalogue import PUBLISHED
+from scenarios.errors import Origin, Problem, ScenarioError
+from scenarios.files import Node
+from scenarios.loader import load
+from scenarios.schema import Scenario
+from scenarios.tables import FIGURE, TableRow
+
+Unit = Literal["TFLOP/s", "seq/s", "ms"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedRow:
+    """One published result."""
+
+    name: str
+    """Its name within the table, as `1t` or `interleaved/b12`."""
+    full_name: str
+    """What the command line calls it, as `published/ptdp.table1/1t`."""
+    scenario: Scenario
+    """What was trained how."""
+    figure: float | None
+    """The published figure in the table's unit; None for a row that was not run."""
+    fits: bool
+    """Whether it was seen to fit in memory."""
+    origin: Origin
+    """Where the row is written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """Two blocks of a table whose rows of equal key are compared."""
+
+    of: str
+    """The block with the optimization."""
+    over: str
+    """The block without."""
+    what: str
+    """What the optimization is called."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedTable:
+    """A published table or figure."""
+
+    id: str
+    """As `ptdp.table1`."""
+    title: str
+    """What it shows."""
+    source: str
+    """Paper and table."""
+    url: str
+    """Where the paper is."""
+    unit: Unit
+    """`TFLOP/s` per device by equation 3 of arXiv 2104.04473 (with a recomputed forward pass),
+    `seq/s` of the whole job, or `ms` an iteration."""
+    resolution: float
+    """Step of the printed figures, in the unit."""
+    notes: tuple[str, ...]
+    """What of the rows is derived, and what assumed."""
+    gain: Gain | None
+    """The comparison that the table is for, if it is for one."""
+    rows: tuple[PublishedRow, ...]
+    """The results."""
+
+
+def choose_tables(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the ids that names or patterns mean; `megatron` is all of Megatron-LM's authors.
+
+    Raises ScenarioError for a name without a table.
+    """
+    ids = catalogue.tables()
+    groups = {"megatron": ("ptdp.*", "megatron.*"), "all": ("*",)}
+    chosen: list[str] = []
+    for name in names:
+        patterns = groups.get(name, (name.removeprefix(f"{PUBLISHED}/"),))
+        found = [i for i in ids if any(fnmatch.fnmatchcase(i, p) for p in patterns)]
+        if not found:
+            message = f"no published table is called so: there are megatron, {', '.join(ids)}"
+            raise ScenarioError(
+                [Problem(file=name, line=None, column=None, field="", message=message)]
+            )
+        chosen += found
+    return tuple(i for i in ids if i in chosen)
+
+
+def load_table(table_id: str, overrides: Sequence[str] = ()) -> PublishedTable:
+    """Load a table with all its rows, each with overrides such as `plan.p2p=overlapped`.
+
+    Raises ScenarioError with the problems of all its rows.
+    """
+    root, rows = catalogue.table(table_id)
+    problems: list[Problem] = []
+    loaded: list[PublishedRow] = []
+    for row in rows:
+        try:
+            loaded.append(_row(table_id, row, overrides))
+        except ScenarioError as error:
+            problems += error.problems
+    if problems:
+        raise ScenarioError(problems)
+    return PublishedTable(
+        id=table_id,
+        title=_text(root, "title"),
+        source=_text(root, "source"),
+        url=_text(root, "url"),
+        unit=_unit(root),
+        resolution=_number(root.find(("resolution",))[0]),
+        notes=_notes(root),
+        gain=_gain(root),
+        rows=tuple(loaded),
+    )
+
+
+def _row(table_id: str, row: TableRow, overrides: Sequence[str]) -> PublishedRow:
+    name = f"{PUBLISHED}/{table_id}/{row.name}"
+    scenario = load(name, overrides).scenario
+    fits, given = row.block.find(("fits",))
+    if given and not isinstance(fits.value, bool):
+        raise _wrong(fits, "must be true or false")
+    figure = row.figure
+    if figure is None and not given:
+        raise _wrong(Node(value=None, at=row.at, key=row.at), f"`{FIGURE}` is missing")
+    return PublishedRow(
+        name=row.name,
+        full_name=name,
+        scenario=scenario,
+        figure=_number(figure) if figure is not None else None,
+        fits=bool(fits.value) if given else True,
+        origin=row.at,
+    )
+
+
+def _unit(root: Node) -> Unit:
+    written = _text(root, "unit")
+    units: tuple[Unit, ...] = get_args(Unit)
+    for unit in units:
+        if unit == written:
+            return unit
+    raise _wrong(root.find(("unit",))[0], f"must be one of {', '.join(units)}")
+
+
+def _gain(root: Node) -> Gain | None:
+    node, found = root.find(("gain",))
+    if not found:
+        return None
+    return Gain(of=_text(node, "of"), over=_text(node, "over"), what=_text(node, "what"))
+
+
+def _notes(root: Node) -> tuple[str, ...]:
+    node, found = root.find(("notes",))
+    items = node.value if found and isinstance(node.value, list) else []
+    return tuple(str(item.value) for item in items)
+
+
+def _number(node: Node) -> float:
+    if isinstance(node.value, (int, float)) and not isinstance(node.value, bool) and node.value > 0:
+        return float(node.value)
+    raise _wrong(node, "must be a number above 0")
+
+
+def _text(owner: Node, field: str) -> str:
+    node, found = owner.find((field,))
+    if found and isinstance(node.value, str):
+        return node.value
+    raise _wrong(node, f"`{field}` must be a text")
+
+
+def _wrong(node: Node, message: str) -> ScenarioError:
+    return ScenarioError([Problem.at(node.at, field="", message=message)])
