@@ -14,7 +14,16 @@ from sim.cost.profile import Fitted, MessageTime, Part, PartTime, Pass, Profile,
 PARTS: tuple[Part, ...] = ("layer", "embedding", "head")
 PASSES: tuple[Pass, ...] = ("forward", "backward", "backward_input", "backward_weight")
 _INTEGERS = frozenset(
-    {"launch", "layer_overhead", "iteration_overhead", "intra_node.latency", "inter_node.latency"}
+    {
+        "launch",
+        "layer_overhead",
+        "data_loading",
+        "message_overhead",
+        "collective_launch",
+        "iteration_overhead",
+        "intra_node.latency",
+        "inter_node.latency",
+    }
 )
 _OF_LINKS = ("latency", "efficiency", "bandwidth")
 _OF_DEVICE = frozenset(Efficiency.__dataclass_fields__) - {"source"}
