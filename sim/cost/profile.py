@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 from scenarios.schema import Precision, Scenario
 
 Part = Literal["embedding", "layer", "head", "action"]
+Bound = Literal["low", "high"]
+SourceKind = Literal["runs", "published", "collectives"]
 Pass = Literal["forward", "backward", "backward_input", "backward_weight", "optimizer"]
 
 
@@ -54,10 +56,30 @@ class MessageTime:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
     """A fitted parameter of the device model: value and 90 % interval; None where the data does not
-    determine it (the value is then the default)."""
+    determine it (the value is then the default).
+
+    at_bound: where the value is as far as the fit lets it go, so that something is amiss: which end
+    of what is physical it is at.
+    """
 
     value: float
     interval: tuple[float, float] | None
+    at_bound: Bound | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Data that a profile was fitted to, so that predictions of the same data are told apart.
+
+    name: of the file or of the published set; digest: SHA-256 of the file (hex), empty for a set.
+    points: what identifies each point: of a published set the scenario's name, of a file of runs
+    `sim.cost.runs.fingerprint`; empty for collectives.
+    """
+
+    kind: SourceKind
+    name: str
+    digest: str = ""
+    points: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +92,7 @@ class Profile:
     on the way; all_reduce: over all ranks of the measurement; None where not measured.
     ratios: measured over fitted time of single actions, as seen (the spread to draw from).
     efficiency: parameters of scenarios.schema.Efficiency and of links (`intra_node.latency`, ...).
+    sources: what `efficiency` was fitted to.
     """
 
     device: str
@@ -84,6 +107,7 @@ class Profile:
     all_reduce: MessageTime | None = None
     ratios: tuple[float, ...] = ()
     efficiency: Mapping[str, Fitted] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
     raw: tuple[Mapping[str, object], ...] = ()
 
 

@@ -13,7 +13,18 @@ from ruamel.yaml.error import YAMLError
 
 from scenarios.schema import Precision
 from scenarios.writing import write_whole
-from sim.cost.profile import Fitted, MessageTime, Part, PartTime, Pass, Profile, Shape
+from sim.cost.profile import (
+    Bound,
+    Fitted,
+    MessageTime,
+    Part,
+    PartTime,
+    Pass,
+    Profile,
+    Shape,
+    Source,
+    SourceKind,
+)
 
 FORMAT = "pipetwin profile 1"
 MAX_BYTES = 64 << 20
@@ -109,9 +120,17 @@ def to_data(profile: Profile) -> dict[str, object]:
         },
         "ratios": list(profile.ratios),
         "efficiency": {
-            name: {"value": f.value, "interval": list(f.interval) if f.interval else None}
+            name: {
+                "value": f.value,
+                "interval": list(f.interval) if f.interval else None,
+                **({"at_bound": f.at_bound} if f.at_bound else {}),
+            }
             for name, f in profile.efficiency.items()
         },
+        "sources": [
+            {"kind": s.kind, "name": s.name, "digest": s.digest, "points": list(s.points)}
+            for s in profile.sources
+        ],
         "raw": [_plain(entry) for entry in profile.raw],
     }
 
@@ -148,8 +167,11 @@ def from_data(data: object) -> Profile:
     for name in efficiency.names():
         inner = efficiency.inner(name)
         ends = None if inner.value("interval") is None else inner.numbers("interval", 2)
+        bound = inner.choice("at_bound", get_args(Bound)) if "at_bound" in inner.names() else None
         fitted[name] = Fitted(
-            value=inner.number("value"), interval=(ends[0], ends[1]) if ends else None
+            value=inner.number("value"),
+            interval=(ends[0], ends[1]) if ends else None,
+            at_bound=bound,  # type: ignore[arg-type]
         )
     messages: dict[str, MessageTime | None] = {}
     for name in _MESSAGES:
@@ -176,6 +198,15 @@ def from_data(data: object) -> Profile:
         all_reduce=messages["all_reduce"],
         ratios=tuple(top.numbers("ratios")),
         efficiency=fitted,
+        sources=tuple(
+            Source(
+                kind=source.choice("kind", get_args(SourceKind)),  # type: ignore[arg-type]
+                name=source.text("name"),
+                digest=source.text("digest"),
+                points=tuple(source.texts("points")),
+            )
+            for source in (top.fields("sources") if "sources" in top.names() else ())
+        ),
         raw=tuple(entry.content for entry in top.fields("raw")),
     )
 
@@ -233,6 +264,13 @@ class _Fields:
         found = self.value(name)
         if not isinstance(found, str):
             raise ProfileError(f"{self._where(name)}: {found!r} is not text")
+        return found
+
+    def texts(self, name: str) -> list[str]:
+        found = self._list(name)
+        for i, entry in enumerate(found):
+            if not isinstance(entry, str):
+                raise ProfileError(f"{self._where(name)}[{i}]: {entry!r} is not text")
         return found
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
