@@ -81,20 +81,28 @@ class _SplitLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         (grad_output,) = grads
         inputs, weight = ctx.saved_tensors
-        need_input, need_weight, need_bias, _ = ctx.needs_input_grad
         rows = grad_output.reshape(-1, grad_output.shape[-1])
-        grad_input = rows.mm(weight).view(inputs.shape) if need_input else None
-        collected = ctx.store.collected
-        grad_weight = grad_bias = None
-        if not need_weight:
-            grad_bias = rows.sum(0) if need_bias else None
-        elif collected is None:
-            grad_weight, grad_bias = _products(inputs, rows, need_bias)
-        else:
-            parameter, bias = ctx.parameters
-            flat = inputs.reshape(-1, inputs.shape[-1])
-            collected.append(Deferred(parameter, bias if need_bias else None, flat, rows))
-        return grad_input, grad_weight, grad_bias, None
+        grad_input = rows.mm(weight).view(inputs.shape) if ctx.needs_input_grad[0] else None
+        return grad_input, *weight_half(ctx, inputs, rows), None
+
+
+def weight_half(ctx: Any, inputs: Tensor, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The second half of a linear layer's backward pass: the gradients of weight and bias, or
+    None where they are left to the store.
+
+    ctx: of a Function with (inputs, weight, bias, ...), its `parameters` and its `store`.
+    inputs: (..., inputs). rows: the output's gradient, (rows, outputs).
+    """
+    _, need_weight, need_bias = ctx.needs_input_grad[:3]
+    collected = ctx.store.collected
+    if not need_weight:
+        return None, rows.sum(0) if need_bias else None
+    if collected is None:
+        return _products(inputs, rows, need_bias)
+    parameter, bias = ctx.parameters
+    flat = inputs.reshape(-1, inputs.shape[-1])
+    collected.append(Deferred(parameter, bias if need_bias else None, flat, rows))
+    return None, None
 
 
 def _products(inputs: Tensor, rows: Tensor, bias: bool) -> tuple[Tensor, Tensor | None]:

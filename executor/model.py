@@ -4,7 +4,10 @@ Pre-norm Transformer blocks with biases, as in GPT-2 and Megatron-LM; tanh GELU;
 parameter is initialised from its name and the seed alone, so any cut into stages has the same
 weights to the bit. Layers carry their number in the whole model: `blocks.7.mlp_in.weight`.
 
-Not covered: tensor parallelism, dropout, BERT's segment embedding, pooler and head transform.
+In a tensor group each rank builds its share of the same weights (`executor.shards`); alone, a stage
+is made of torch's own layers and does nothing for the group.
+
+Not covered: dropout, BERT's segment embedding, pooler and head transform.
 """
 
 from __future__ import annotations
@@ -18,6 +21,17 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from executor.deferred import Linear, WeightGradients, linear
+from executor.shards import TOKEN_WEIGHT, full_shape, shard, split_dimension, vocabulary_share
+from executor.tensor_parallel import (
+    ALONE,
+    ColumnLinear,
+    RowLinear,
+    TensorGroup,
+    column_linear,
+    first_token,
+    vocabulary_cross_entropy,
+    vocabulary_embedding,
+)
 from scenarios.schema import Model, Precision, Scenario
 from sim.workload.partition import StagePart
 
@@ -27,13 +41,12 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-TOKEN_WEIGHT = "embedding.tokens.weight"
 _STD = 0.02
 _RESIDUAL = ("attention.output.weight", "mlp_out.weight")
 
 
 class TokenEmbedding(nn.Module):
-    """Token plus learned position: (micro_batch, tokens) ids to (micro_batch, tokens, hidden).
+    """Token plus learned position: (micro_batch, tokens) ids to (micro_batch, own tokens, hidden).
 
     positions: False for the copy of the token weights that a last stage with a tied head holds.
     """
@@ -41,11 +54,18 @@ class TokenEmbedding(nn.Module):
     positions: nn.Parameter | None
 
     def __init__(
-        self, model: Model, *, positions: bool = True, device: torch.device, dtype: torch.dtype
+        self,
+        model: Model,
+        tensor: TensorGroup,
+        *,
+        positions: bool = True,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
+        self.tensor, self.own = tensor, tensor.own_tokens(model.sequence)
         self.tokens = nn.Module()
-        shape = (model.vocabulary, model.hidden)
+        shape = (vocabulary_share(model.vocabulary, tensor.size), model.hidden)
         self.tokens.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.positions = None
         if positions:
@@ -54,22 +74,31 @@ class TokenEmbedding(nn.Module):
 
     @property
     def weight(self) -> nn.Parameter:
-        """The token weights, (vocabulary, hidden)."""
+        """The token weights, (own vocabulary, hidden)."""
         return self.tokens.get_parameter("weight")
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Embed int64 ids."""
         assert self.positions is not None, "the tied copy embeds nothing"
-        return F.embedding(tokens, self.weight) + self.positions
+        if self.tensor.size == 1:
+            return F.embedding(tokens, self.weight) + self.positions
+        return vocabulary_embedding(tokens, self.weight, self.tensor) + self.positions[self.own]
 
 
 class PatchEmbedding(nn.Module):
-    """ViT's start: (micro_batch, tokens - 1, patch_inputs) to (micro_batch, tokens, hidden)."""
+    """ViT's start: (micro_batch, tokens - 1, patch_inputs) to (micro_batch, own tokens, hidden)."""
 
     def __init__(
-        self, model: Model, store: WeightGradients, *, device: torch.device, dtype: torch.dtype
+        self,
+        model: Model,
+        store: WeightGradients,
+        tensor: TensorGroup,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
+        self.tensor, self.own = tensor, tensor.own_tokens(model.sequence)
         if model.patch_inputs is None:
             raise ValueError(f"model {model.name}: family vit needs patch_inputs")
         self.patches = Linear(model.patch_inputs, model.hidden, store, device=device, dtype=dtype)
@@ -79,13 +108,23 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Project the patches and put the class token before them."""
+        if self.tensor.shares_tokens:
+            return self._own(patches)
         projected = self.patches(patches)
         first = self.class_token.expand(projected.shape[0], 1, -1)
         return torch.cat((first, projected), dim=1) + self.positions
 
+    def _own(self, patches: Tensor) -> Tensor:
+        """The same for this rank's tokens: the class token is the first rank's."""
+        projected: Tensor = self.patches(patches[:, max(0, self.own.start - 1) : self.own.stop - 1])
+        if self.own.start == 0:
+            first = self.class_token.expand(projected.shape[0], 1, -1)
+            projected = torch.cat((first, projected), dim=1)
+        return projected + self.positions[self.own]
+
 
 class Attention(nn.Module):
-    """Self-attention: (micro_batch, tokens, hidden) to the same.
+    """Self-attention by this rank's heads: (micro_batch, own tokens, hidden) to the same.
 
     recompute_core: keep only queries, keys and values, and repeat the core in the backward pass.
     """
@@ -94,6 +133,7 @@ class Attention(nn.Module):
         self,
         model: Model,
         store: WeightGradients,
+        tensor: TensorGroup,
         *,
         recompute_core: bool,
         device: torch.device,
@@ -101,14 +141,17 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         width = model.hidden
-        self.heads, self.causal, self.recompute_core = model.heads, model.causal, recompute_core
-        self.query_key_value = Linear(width, 3 * width, store, device=device, dtype=dtype)
-        self.output = Linear(width, width, store, device=device, dtype=dtype)
+        self.heads, self.causal = model.heads // tensor.size, model.causal
+        self.recompute_core = recompute_core
+        self.query_key_value, self.output = _pair(
+            (width, 3 * width), (width, width), store, tensor, device=device, dtype=dtype
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend."""
-        batch, tokens, width = x.shape
-        heads = self.query_key_value(x).view(batch, tokens, 3, self.heads, width // self.heads)
+        projected = self.query_key_value(x)
+        batch, tokens, width = projected.shape
+        heads = projected.view(batch, tokens, 3, self.heads, width // (3 * self.heads))
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
         if self.recompute_core and torch.is_grad_enabled():
             mixed = checkpoint(
@@ -116,7 +159,7 @@ class Attention(nn.Module):
             )
         else:
             mixed = self.core(query, key, value)
-        output: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        output: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, tokens, width // 3))
         return output
 
     def core(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -131,6 +174,7 @@ class TransformerBlock(nn.Module):
         self,
         model: Model,
         store: WeightGradients,
+        tensor: TensorGroup,
         *,
         recompute_core: bool = False,
         device: torch.device,
@@ -139,14 +183,20 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.attention_norm = nn.LayerNorm(model.hidden, device=device, dtype=dtype)
         self.attention = Attention(
-            model, store, recompute_core=recompute_core, device=device, dtype=dtype
+            model, store, tensor, recompute_core=recompute_core, device=device, dtype=dtype
         )
         self.mlp_norm = nn.LayerNorm(model.hidden, device=device, dtype=dtype)
-        self.mlp_in = Linear(model.hidden, model.ffn, store, device=device, dtype=dtype)
-        self.mlp_out = Linear(model.ffn, model.hidden, store, device=device, dtype=dtype)
+        self.mlp_in, self.mlp_out = _pair(
+            (model.hidden, model.ffn),
+            (model.ffn, model.hidden),
+            store,
+            tensor,
+            device=device,
+            dtype=dtype,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (micro_batch, tokens, hidden) to the same."""
+        """Map (micro_batch, own tokens, hidden) to the same."""
         x = x + self.attention(self.attention_norm(x))
         inner = F.gelu(self.mlp_in(self.mlp_norm(x)), approximate="tanh")
         output: Tensor = x + self.mlp_out(inner)
@@ -157,36 +207,81 @@ class Head(nn.Module):
     """Final norm, logits and mean cross-entropy; the weight comes from outside where it is tied."""
 
     def __init__(
-        self, model: Model, store: WeightGradients, *, device: torch.device, dtype: torch.dtype
+        self,
+        model: Model,
+        store: WeightGradients,
+        tensor: TensorGroup,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        self.store, self.pooled = store, model.family == "vit"
+        self.store, self.tensor, self.vocabulary = store, tensor, model.vocabulary
+        self.pooled = model.family == "vit"
         self.norm = nn.LayerNorm(model.hidden, device=device, dtype=dtype)
         if not is_tied(model):
-            self.output = Linear(
-                model.hidden, model.vocabulary, store, bias=False, device=device, dtype=dtype
-            )
+            sharers = 1 if self.pooled else tensor.size
+            share = vocabulary_share(model.vocabulary, sharers)
+            self.output = Linear(model.hidden, share, store, bias=False, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, targets: Tensor, tied: nn.Parameter | None) -> Tensor:
         """The mean loss over the microbatch's targets that are not -100, in fp32 or fp64.
 
-        x: (micro_batch, tokens, hidden). targets: (micro_batch, tokens); for vit (micro_batch,).
+        x: (micro_batch, own tokens, hidden). targets: (micro_batch, tokens); for vit
+        (micro_batch,).
         """
-        x = self.norm(x[:, 0] if self.pooled else x)
+        if self.tensor.size > 1 and not self.pooled:
+            return self._shared(x, targets, self.output.weight if tied is None else tied)
+        x = self.norm(first_token(x, self.tensor) if self.pooled else x)
         logits = self.output(x) if tied is None else linear(x, tied, None, self.store)
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
         return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100)
+
+    def _shared(self, x: Tensor, targets: Tensor, weight: nn.Parameter) -> Tensor:
+        """The same with logits shared out by vocabulary."""
+        logits = column_linear(self.norm(x), weight, None, self.store, self.tensor)
+        return vocabulary_cross_entropy(
+            logits.flatten(0, -2), targets.flatten(), self.vocabulary, self.tensor
+        )
+
+
+def _pair(
+    first: tuple[int, int],
+    second: tuple[int, int],
+    store: WeightGradients,
+    tensor: TensorGroup,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[Linear, Linear]:
+    """Two linears, (inputs, outputs) each, between which a tensor group sends nothing."""
+    if tensor.size == 1:
+        return (
+            Linear(*first, store, device=device, dtype=dtype),
+            Linear(*second, store, device=device, dtype=dtype),
+        )
+    return (
+        ColumnLinear(*first, store, tensor, device=device, dtype=dtype),
+        RowLinear(*second, store, tensor, device=device, dtype=dtype),
+    )
 
 
 class StageModule(nn.Module):
     """What one stage holds of the model: embedding, some of the layers, head, as its part says.
 
     Built and initialised on `device` (the CPU unless given), in the plan's precision.
+
+    tensor: this rank's place in its tensor group; every parameter is its share of the whole one.
     """
 
     def __init__(
-        self, scenario: Scenario, part: StagePart, *, device: torch.device | str = "cpu"
+        self,
+        scenario: Scenario,
+        part: StagePart,
+        *,
+        device: torch.device | str = "cpu",
+        tensor: TensorGroup = ALONE,
     ) -> None:
         super().__init__()
         model, plan = scenario.model, scenario.plan
@@ -194,26 +289,31 @@ class StageModule(nn.Module):
             raise ValueError(f"scenario {scenario.name} has no model to build")
         place, dtype = torch.device(device), DTYPES[plan.precision]
         store = self.weight_gradients = WeightGradients()
-        self.part, self.tied = part, is_tied(model)
-        self.recompute_blocks = plan.recomputation == "full"
+        self.part, self.model, self.tensor, self.tied = part, model, tensor, is_tied(model)
+        self.recompute_every = plan.recompute_every if plan.recomputation == "full" else 0
         self.embedding: TokenEmbedding | PatchEmbedding | None = None
         if part.embedding and model.family == "vit":
-            self.embedding = PatchEmbedding(model, store, device=place, dtype=dtype)
+            self.embedding = PatchEmbedding(model, store, tensor, device=place, dtype=dtype)
         elif part.embedding or (part.head and self.tied):
             self.embedding = TokenEmbedding(
-                model, positions=part.embedding, device=place, dtype=dtype
+                model, tensor, positions=part.embedding, device=place, dtype=dtype
             )
         selective = plan.recomputation == "selective"
         self.blocks = nn.ModuleDict(
             {
                 str(layer): TransformerBlock(
-                    model, store, recompute_core=selective, device=place, dtype=dtype
+                    model, store, tensor, recompute_core=selective, device=place, dtype=dtype
                 )
                 for layer in range(part.first_layer, part.first_layer + part.num_layers)
             }
         )
-        self.head = Head(model, store, device=place, dtype=dtype) if part.head else None
+        self.head = Head(model, store, tensor, device=place, dtype=dtype) if part.head else None
         self._layers = tuple(self.blocks.values())
+        every = self.recompute_every or 1
+        self._recomputed = tuple(
+            nn.Sequential(*self._layers[i : i + every]) if every > 1 else self._layers[i]
+            for i in range(0, len(self._layers), every)
+        )
         self._initialise(scenario.execution.seed, model.layers)
 
     @property
@@ -229,21 +329,41 @@ class StageModule(nn.Module):
         return TOKEN_WEIGHT if self.shared_weight is not None and self.part.head else None
 
     @property
+    def replicated(self) -> frozenset[str]:
+        """The names of the parameters here that every rank of the tensor group holds whole."""
+        return frozenset(
+            name for name, _ in self.named_parameters() if split_dimension(name, self.model) is None
+        )
+
+    @property
+    def partial(self) -> tuple[str, ...]:
+        """The names of those whose gradients each rank makes of its own tokens only, so that they
+        must be summed over the group (a ViT's head sees one token, the same on every rank)."""
+        if not self.tensor.shares_tokens:
+            return ()
+        one_token = "head." if self.model.family == "vit" else None
+        return tuple(
+            name
+            for name, _ in self.named_parameters()
+            if name in self.replicated and not (one_token and name.startswith(one_token))
+        )
+
+    @property
     def _token_weight(self) -> nn.Parameter:
         assert isinstance(self.embedding, TokenEmbedding)
         return self.embedding.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map the stage's input to its last layer's activation, (micro_batch, tokens, hidden).
+        """Map the stage's input to its last layer's activation, (micro_batch, own tokens, hidden).
 
         x: on the first stage token ids (or patches), elsewhere the activation before.
         """
         if self.part.embedding:
             assert self.embedding is not None
             x = self.embedding(x)
-        if self.recompute_blocks and torch.is_grad_enabled():
-            for block in self._layers:
-                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+        if self.recompute_every and torch.is_grad_enabled():
+            for group in self._recomputed:
+                x = checkpoint(group, x, use_reentrant=False, preserve_rng_state=False)
         else:
             for block in self._layers:
                 x = block(x)
@@ -256,9 +376,12 @@ class StageModule(nn.Module):
         return loss
 
     def _initialise(self, seed: int, num_layers: int) -> None:
+        tensor = self.tensor
         with torch.no_grad():
             for name, parameter in self.named_parameters():
-                parameter.copy_(initial_value(name, tuple(parameter.shape), seed, num_layers))
+                shape = full_shape(parameter.shape, name, self.model, tensor.size)
+                full = initial_value(name, shape, seed, num_layers)
+                parameter.copy_(shard(full, name, self.model, tensor.rank, tensor.size))
 
 
 def is_tied(model: Model) -> bool:

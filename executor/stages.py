@@ -35,9 +35,13 @@ class StageRunner:
     gradient_buffer: all gradients of the stage in one dimension, for one reduction of them all
         (64-byte padding between them stays zero).
     tied_gradient: the part of it that first and last stage must sum; None without one.
-    input_shape, output_shape: of the tensors received and sent forward (output_shape is None on the
-        last stage); gradients have the same shapes. They travel in `dtype`; the first stage's input
-        is the data's, not a message.
+    input_shape, output_shape: of the tensors received and sent forward, (micro_batch, own tokens,
+        hidden) (output_shape is None on the last stage); gradients have the same shapes. They
+        travel in `dtype`; the first stage's input is the data's, whole, not a message.
+    replicated: names of the parameters that every rank of the tensor group holds whole, so that the
+        gradient norm is to count them once.
+    partial_gradients: the gradients, views of `gradient_buffer`, that must be summed over the
+        tensor group before they are used (none but with sequence parallelism).
     losses: each microbatch's loss since `zero_grad`, in the order of their passes, scalars on the
         device (last stage).
     """
@@ -57,7 +61,8 @@ class StageRunner:
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         self.device = next(module.parameters()).device
         self.dtype = DTYPES[plan.precision]
-        activation = (plan.micro_batch, model.sequence, model.hidden)
+        own = module.tensor.own_tokens(model.sequence)
+        activation = (plan.micro_batch, own.stop - own.start, model.hidden)
         self.input_shape: tuple[int, ...] = activation
         if part.embedding and model.family == "vit":
             self.input_shape = (plan.micro_batch, model.sequence - 1, model.patch_inputs or 0)
@@ -72,6 +77,8 @@ class StageRunner:
             loss_scale(plan) / plan.num_microbatches, dtype=loss_dtype, device=self.device
         )
         self._allocate_gradients(DTYPES[plan.reduced_precision])
+        self.replicated = module.replicated
+        self.partial_gradients = [self.gradients[name] for name in module.partial]
 
     def forward(
         self, microbatch: int, slice_index: int, received: Tensor | None, targets: Tensor | None

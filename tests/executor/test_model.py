@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from executor.deferred import Linear, WeightGradients
-from executor.model import TOKEN_WEIGHT, StageModule
+from executor.model import StageModule
+from executor.shards import TOKEN_WEIGHT
 from scenarios.schema import Execution, Model, Plan, Scenario
 from sim.workload.partition import partition
 
