@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 	@echo "== The schedule: 1F1B, 4 stages, 8 microbatches"
 	$(BIN)/pipetwin schedule show 1f1b --stages 4 --microbatches 8
 	@echo "== Simulated: GPT-3 175B on 1,024 A100"
-	$(BIN)/pipetwin simulate gpt3-175b-1024xa100 --report $(OUT)/gpt3-175b.html \
+	$(BIN)/pipetwin simulate megatron/175b --report $(OUT)/gpt3-175b.html \
 		--trace $(OUT)/gpt3-175b.trace.json.gz --force
 	@echo "== Executed: a small GPT on two cores of this machine, checked against a single process"
 	$(BIN)/pipetwin run local-2rank --check -o $(OUT)/local-2rank.json --force

@@ -19,7 +19,7 @@ app = App(
     name="pipetwin",
     help="Predict how long one training iteration of a pipeline-parallel Transformer takes, what "
     "memory it needs and what it costs, and prove it by running the same schedule for real. "
-    "Start with: pipetwin scenario list; pipetwin simulate gpt3-175b-1024xa100; "
+    "Start with: pipetwin scenario list; pipetwin simulate megatron/175b; "
     "pipetwin run local-2rank -o m.json; pipetwin validate local-2rank --measured m.json",
     version=__version__,
     suppress_keyboard_interrupt=False,

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-SCENARIOS = ("gpt3-175b-1024xa100", "gpt-1t-3072xa100")
+SCENARIOS = ("megatron/175b", "megatron/1t")
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -35,18 +35,18 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str], command: str) -> None:
 
 
 def test_simulate_prints_tables_and_json(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = call(capsys, "simulate", "gpt3-175b-1024xa100")
+    code, out, _ = call(capsys, "simulate", "megatron/175b")
     assert code == 0 and "GPT-3 175B on 1,024" in out and "(simulated)" in out
-    code, out, _ = call(capsys, "simulate", "gpt3-175b-1024xa100", "--json")
+    code, out, _ = call(capsys, "simulate", "megatron/175b", "--json")
     found = json.loads(out)
-    assert found["scenario"] == "gpt3-175b-1024xa100" and found["fits"] is True
+    assert found["scenario"] == "175b" and found["fits"] is True
     assert sum(found["breakdown"].values()) == pytest.approx(1)
 
 
 def test_a_plan_that_does_not_fit_is_said_and_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(
         capsys,
-        *("simulate", "gpt3-175b-1024xa100"),
+        *("simulate", "megatron/175b"),
         *("--set", "plan.recomputation=none", "--set", "plan.micro_batch=8"),
     )
     assert code == 0 and "does not fit" in out
@@ -73,7 +73,7 @@ def test_files_are_written_whole_and_never_over_others(
         (("simulate", "no-such"), "neither a file nor in the catalogue"),
         (("simulate", "local-2rank", "--set", "plan.pipelin=2"), "did you mean `pipeline`"),
         (("simulate", "local-2rank", "--profile", "none.yaml"), "cannot be read"),
-        (("run", "gpt3-175b-1024xa100"), "plan.tensor is 8"),
+        (("run", "megatron/175b"), "plan.tensor is 8"),
         (("validate", "local-2rank"), "--measured"),
         (("validate", "local-2rank", "--measured", "none.json"), "cannot be read"),
         (("calibrate", "-o", "x.yaml"), "no run to calibrate from"),

@@ -83,7 +83,7 @@ def pages(
     large: Prediction,
 ) -> dict[str, str]:
     """Pages by name: everything there is, a published cluster, times only, and a long timeline."""
-    cluster = load("megatron/gpt3-175b-1024xa100")
+    cluster = load("megatron/175b")
     hostile = replace(prediction, scenario=replace(prediction.scenario, name=HOSTILE))
     return {
         "full": render(

@@ -140,7 +140,7 @@ def test_memory_parts_sum_to_the_peak(prediction: Prediction) -> None:
 
 
 def test_envelope_of_a_long_curve_keeps_its_peak() -> None:
-    found = predict(load("megatron/gpt3-175b-1024xa100", ["plan.global_batch=6144"]).scenario)
+    found = predict(load("megatron/175b", ["plan.global_batch=6144"]).scenario)
     assert found.memory is not None
     curve = max(found.memory, key=lambda c: len(c.times_ns))
     assert len(curve.times_ns) > charts.MAX_POINTS

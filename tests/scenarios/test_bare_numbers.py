@@ -24,6 +24,6 @@ def test_bare_numbers_are_refused(name: str, override: str, example: str) -> Non
 
 def test_zero_counts_and_objects_made_in_python_need_no_unit() -> None:
     assert load("replay/stage-times", ("costs.send=0",)).scenario.costs is not None
-    training = load("gpt3-175b-1024xa100", ("training.tokens=1e9",)).scenario.training
+    training = load("megatron/175b", ("training.tokens=1e9",)).scenario.training
     assert training is not None and training.tokens == 10**9
     assert Link(bandwidth=3e9, latency=8_000).latency == 8_000

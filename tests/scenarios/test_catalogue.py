@@ -64,10 +64,10 @@ def test_models_have_their_published_size(
 
 
 def test_megatron_scenarios_are_the_published_ones() -> None:
-    gpt3 = load("gpt3-175b-1024xa100").scenario
+    gpt3 = load("megatron/175b").scenario
     assert gpt3.cluster is not None and gpt3.cluster.num_devices == 1024
     assert gpt3.plan.num_microbatches == 192
-    trillion = load("megatron/gpt-1t-3072xa100").scenario
+    trillion = load("megatron/1t").scenario
     assert trillion.cluster is not None and trillion.cluster.num_devices == 3072
     assert trillion.plan.num_microbatches == 512
 

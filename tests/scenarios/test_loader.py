@@ -175,7 +175,7 @@ def test_wrong_overrides(override: str, message: str) -> None:
     ("name", "message"),
     [
         ("gpt3-176b", "did you mean `models/gpt3-175b`"),
-        ("megatron/gpt-1t-3072xa10", "did you mean `megatron/gpt-1t-3072xa100`"),
+        ("megatron/1tt", "did you mean `megatron/1t`"),
         ("zzzz", "neither a file nor in the catalogue"),
         ("", "neither a file nor in the catalogue"),
         ("x" * 5000, "neither a file nor in the catalogue"),

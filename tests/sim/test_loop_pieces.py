@@ -148,7 +148,7 @@ def test_another_scenarios_measurement_is_refused() -> None:
 
 
 def test_summary_holds_what_is_promised() -> None:
-    found = summary(predict(load("gpt3-175b-1024xa100").scenario))
+    found = summary(predict(load("megatron/175b").scenario))
     for key in (
         "scenario",
         "engine",
@@ -174,13 +174,13 @@ def test_summary_holds_what_is_promised() -> None:
 
 def test_the_1t_model_is_as_published_without_a_fit_to_it() -> None:
     """102.6 s an iteration: Table 1 of arXiv 2104.04473, 163 TFLOP/s by equation 3."""
-    found = predict(load("gpt-1t-3072xa100").scenario)
+    found = predict(load("megatron/1t").scenario)
     assert found.iteration_ns / 1e9 == pytest.approx(102.63, rel=0.05)
 
 
 def test_a_plan_that_does_not_fit_is_a_result() -> None:
     too_much = load(
-        "gpt3-175b-1024xa100", ("plan.recomputation=none", "plan.micro_batch=8")
+        "megatron/175b", ("plan.recomputation=none", "plan.micro_batch=8")
     ).scenario
     assert fits(predict(too_much)) is False
 
@@ -210,7 +210,7 @@ def test_scores() -> None:
 def test_a_profile_of_another_device_is_refused() -> None:
     profile = calibrate_from_runs([made_run(scenario(*RUNS[0]))])
     with pytest.raises(ProfileMismatch, match="the profile is of cpu-core"):
-        predict(load("gpt3-175b-1024xa100").scenario, profile)
+        predict(load("megatron/175b").scenario, profile)
 
 
 def test_a_fit_is_not_called_a_prediction() -> None:
