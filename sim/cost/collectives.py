@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from scenarios.schema import Cluster, Plan
-from sim.cost.links import Network, bytes_per_ns
+from sim.cost.links import Network, bytes_per_ns, devices_by_rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +46,51 @@ def group_of(devices: Sequence[int], network: Network, num_active: int | None = 
 
 
 def tensor_group(cluster: Cluster, plan: Plan) -> Group:
-    """The first tensor-parallel group: t neighbouring devices, with all others beside it."""
-    return group_of(range(plan.tensor), Network(cluster=cluster, plan=plan))
+    """The tensor-parallel group that spans most nodes, with all others beside it."""
+    return _beside_all_others(plan, cluster, _widest_tensor_group(plan, cluster.devices_per_node))
 
 
 def data_group(cluster: Cluster, plan: Plan) -> Group:
-    """The first data-parallel group: d devices, t apart, with all others beside it."""
-    return group_of(
-        range(0, plan.tensor * plan.data, plan.tensor), Network(cluster=cluster, plan=plan)
+    """The data-parallel group that spans most nodes, with all others beside it."""
+    return _beside_all_others(plan, cluster, _widest_data_group(plan, cluster.devices_per_node))
+
+
+def tied_group(cluster: Cluster, plan: Plan, ranks: Sequence[int]) -> Group:
+    """Of the groups of counterparts on the given pipeline ranks the one that spans most nodes,
+    with the other devices of these ranks, and no others, beside it."""
+    held = [devices_by_rank(plan)[rank] for rank in ranks]
+    on_node = Counter(device // cluster.devices_per_node for rank in held for device in rank)
+    per_node, nodes = _widest(zip(*held, strict=True), cluster.devices_per_node)
+    return Group(per_node=per_node, nodes=nodes, active_per_node=max(per_node, *on_node.values()))
+
+
+def _beside_all_others(plan: Plan, cluster: Cluster, spread: tuple[int, int]) -> Group:
+    per_node, nodes = spread
+    active = min(cluster.devices_per_node, plan.num_devices)
+    return Group(per_node=per_node, nodes=nodes, active_per_node=max(active, per_node))
+
+
+@lru_cache(maxsize=1024)
+def _widest_tensor_group(plan: Plan, devices_per_node: int) -> tuple[int, int]:
+    t = plan.tensor
+    groups = (
+        devices[i * t : (i + 1) * t] for devices in devices_by_rank(plan) for i in range(plan.data)
     )
+    return _widest(groups, devices_per_node)
+
+
+@lru_cache(maxsize=1024)
+def _widest_data_group(plan: Plan, devices_per_node: int) -> tuple[int, int]:
+    groups = (
+        devices[i :: plan.tensor] for devices in devices_by_rank(plan) for i in range(plan.tensor)
+    )
+    return _widest(groups, devices_per_node)
+
+
+def _widest(groups: Iterable[tuple[int, ...]], devices_per_node: int) -> tuple[int, int]:
+    """Devices a node (the most, spread evenly) and nodes of the group that spans most nodes."""
+    nodes, size = max((len({d // devices_per_node for d in group}), len(group)) for group in groups)
+    return math.ceil(size / nodes), nodes
 
 
 def across_bytes_per_ns(group: Group, cluster: Cluster) -> float:

@@ -1,16 +1,17 @@
 """Links: where devices sit, which link a message holds, and for how long.
 
-Devices are numbered with tensor ranks innermost, data replicas next, pipeline ranks outermost, as
-Megatron-LM does (arXiv 2104.04473, commit 6985e589): pipeline rank p holds devices p t d up to
-(p + 1) t d - 1, and device i is on node i div devices_per_node. One pipeline stands for t x d
-copies of itself that do the same at the same time; a message's occupancy counts those that share
-its NIC.
+Which device holds a rank is the plan's to say (`Plan.device_of`); unless it does otherwise, tensor
+ranks are innermost, data replicas next, pipeline ranks outermost, as Megatron-LM places them (arXiv
+2104.04473, commit 6985e589). Device i is on node i div devices_per_node. One pipeline stands for
+t x d copies of itself that do the same at the same time; a message's occupancy counts those that
+share its NIC.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 from scenarios.schema import Cluster, Link, Plan
 from sim.cost.costs import Transfer
@@ -26,17 +27,25 @@ def message_ns(payload_bytes: float, link: Link) -> float:
     return link.latency + payload_bytes / bytes_per_ns(link)
 
 
+@lru_cache(maxsize=1024)
+def devices_by_rank(plan: Plan) -> tuple[tuple[int, ...], ...]:
+    """The devices of each pipeline rank, its data replicas in turn, their tensor ranks innermost."""
+    return tuple(
+        tuple(
+            plan.device_of(rank, replica, part)
+            for replica in range(plan.data)
+            for part in range(plan.tensor)
+        )
+        for rank in range(plan.pipeline)
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
     """The links between the pipeline ranks of a plan on a cluster."""
 
     cluster: Cluster
     plan: Plan
-
-    @property
-    def block(self) -> int:
-        """Devices of one pipeline rank: tensor x data."""
-        return self.plan.tensor * self.plan.data
 
     def node_of(self, device: int) -> int:
         """The node a device is on."""
@@ -52,9 +61,12 @@ class Network:
         nics = self.cluster.nics_per_node
         return here * nics + on_node * nics // self.cluster.devices_per_node
 
-    def devices_of(self, rank: int) -> range:
-        """The devices of a pipeline rank."""
-        return range(rank * self.block, (rank + 1) * self.block)
+    def devices_of(self, rank: int) -> tuple[int, ...]:
+        """The devices of a pipeline rank, its data replicas in turn, their tensor ranks innermost.
+
+        Raises IndexError for a rank that the plan does not have.
+        """
+        return devices_by_rank(self.plan)[rank]
 
     def transfer(self, sender: int, receiver: int, payload_bytes: int) -> Transfer:
         """A message of `payload_bytes` from each device of a pipeline rank to its counterpart.
