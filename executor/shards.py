@@ -47,7 +47,7 @@ def shard(full: Tensor, name: str, model: Model, rank: int, size: int) -> Tensor
         rows = full[rank * share : (rank + 1) * share]
         return F.pad(rows, (0, 0, 0, share - len(rows))).contiguous()
     if name.endswith(_FUSED):
-        heads = full.unflatten(0, (3, model.heads, -1))
+        heads = full.view(3, model.heads, -1, *full.shape[1:])
         return _pieces(heads, 1, name, size)[rank].flatten(0, 2).contiguous()
     return _pieces(full, dimension, name, size)[rank].contiguous()
 
@@ -58,7 +58,8 @@ def unshard(shards: Sequence[Tensor], name: str, model: Model) -> Tensor:
     if dimension is None or len(shards) == 1:
         return shards[0]
     if name.endswith(_FUSED):
-        heads = [part.unflatten(0, (3, model.heads // len(shards), -1)) for part in shards]
+        own = (3, model.heads // len(shards), -1)
+        heads = [part.reshape(*own, *part.shape[1:]) for part in shards]
         return torch.cat(heads, dim=1).flatten(0, 2)
     full = torch.cat(tuple(shards), dim=dimension)
     return full[: model.vocabulary] if _is_by_vocabulary(name, model) else full
@@ -90,4 +91,4 @@ def _pieces(tensor: Tensor, dimension: int, name: str, size: int) -> tuple[Tenso
         raise ValueError(
             f"{name}: {length} heads or inner units do not divide by a tensor group of {size}"
         )
-    return tensor.split(length // size, dim=dimension)
+    return tensor.chunk(size, dim=dimension)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from executor.buckets import GradientBuckets, OnReady
 from executor.deferred import Deferred, weight_gradients
 from executor.model import DTYPES, StageModule
 from executor.optimizer import loss_scale
@@ -72,6 +73,8 @@ class StageRunner:
         self.losses: list[Tensor] = []
         self._live: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._deferred: dict[tuple[int, int], list[Deferred]] = {}
+        self._num_microbatches, self._num_completed = plan.num_microbatches, 0
+        self._buckets: GradientBuckets | None = None
         loss_dtype = self.dtype if self.dtype == torch.float64 else torch.float32
         self._loss_gradient = torch.tensor(
             loss_scale(plan) / plan.num_microbatches, dtype=loss_dtype, device=self.device
@@ -109,9 +112,10 @@ class StageRunner:
 
         grad_output: the message; None on the last stage.
         """
-        leaf, output = self._live.pop((microbatch, slice_index))
-        torch.autograd.backward(output, self._loss_gradient if self.part.head else grad_output)
-        return leaf.grad
+        self._num_completed += 1
+        if self._buckets is not None and self._num_completed == self._num_microbatches:
+            self._buckets.start()
+        return self._backward(microbatch, slice_index, grad_output)
 
     def backward_input(
         self, microbatch: int, slice_index: int, grad_output: Tensor | None
@@ -122,7 +126,7 @@ class StageRunner:
         store = self.module.weight_gradients
         store.start()
         try:
-            return self.backward(microbatch, slice_index, grad_output)
+            return self._backward(microbatch, slice_index, grad_output)
         finally:
             self._deferred[microbatch, slice_index] = store.stop()
 
@@ -130,16 +134,45 @@ class StageRunner:
     def backward_weight(self, microbatch: int, slice_index: int) -> None:
         """W: accumulate the gradients that I of this microbatch left."""
         deferred = self._deferred.pop((microbatch, slice_index))
+        buckets = None
+        self._num_completed += 1
+        if self._num_completed == self._num_microbatches:
+            buckets = self._buckets
+        if buckets is not None:
+            buckets.start({p for layer in deferred for p in layer[:2] if p is not None})
         deferred.reverse()
         while deferred:
             layer = deferred.pop()
             grad_weight, grad_bias = weight_gradients(layer)
-            self._by_parameter[layer.weight].add_(grad_weight)
+            made = [(layer.weight, grad_weight)]
             if layer.bias is not None and grad_bias is not None:
-                self._by_parameter[layer.bias].add_(grad_bias)
+                made.append((layer.bias, grad_bias))
+            for parameter, gradient in made:
+                self._by_parameter[parameter].add_(gradient)
+                if buckets is not None:
+                    buckets.ready(parameter)
+
+    def on_gradient_ready(self, on_ready: OnReady, bucket_bytes: int) -> tuple[Tensor, ...]:
+        """From now on, call `on_ready(index, view)` for each slice of the gradients as soon as it
+        is final, from within the last pass of an iteration that adds to them (B or W).
+
+        bucket_bytes: the least size of a slice, except the last one's.
+        Returns the slices of `gradient_buffer` in the order of the calls, its end first.
+        """
+        if self._buckets is not None:
+            raise RuntimeError("the runner has been told already whom to call for its gradients")
+        starts = [(p, int(g.storage_offset())) for p, g in self._by_parameter.items()]
+        buckets = GradientBuckets(self.gradient_buffer, starts, on_ready, bucket_bytes)
+        for parameter in self._by_parameter:
+            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                buckets.ready
+            )
+        self._buckets = buckets
+        return buckets.views
 
     def zero_grad(self) -> None:
         """Begin an iteration: gradients to zero, losses forgotten."""
+        self._num_completed = 0
         self.gradient_buffer.zero_()
         self.losses.clear()
 
@@ -151,6 +184,13 @@ class StageRunner:
     def num_in_flight(self) -> int:
         """Microbatches whose forward pass has run and whose last backward pass has not."""
         return len(self._live.keys() | self._deferred.keys())
+
+    def _backward(
+        self, microbatch: int, slice_index: int, grad_output: Tensor | None
+    ) -> Tensor | None:
+        leaf, output = self._live.pop((microbatch, slice_index))
+        torch.autograd.backward(output, self._loss_gradient if self.part.head else grad_output)
+        return leaf.grad
 
     def _allocate_gradients(self, dtype: torch.dtype) -> None:
         starts, end = {}, 0
@@ -164,7 +204,7 @@ class StageRunner:
                 self.parameters.items(), starts.values(), strict=True
             )
         }
-        self._by_parameter: dict[Tensor, Tensor] = {
+        self._by_parameter: dict[nn.Parameter, Tensor] = {
             parameter: self.gradients[name] for name, parameter in self.parameters.items()
         }
         shared = self.module.shared_weight
