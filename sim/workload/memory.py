@@ -1,15 +1,16 @@
 """Memory of each pipeline rank: what it holds always, per microbatch in flight, and while working.
 
 Activation bytes follow Korthikanti et al. 2022, "Reducing Activation Recomputation in Large
-Transformer Models" (arXiv 2205.05198), table 2: s b h (34 + 5 a s/h) bytes a layer at 16 bit.
+Transformer Models" (arXiv 2205.05198), table 2: s b h (34 + 5 a s/h) bytes a layer at 16 bit. What
+sharding leaves on each replica: Rajbhandari et al. 2020, "ZeRO" (arXiv 1910.02054), section 5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scenarios.schema import PRECISION_BYTES, Scenario
+from scenarios.schema import PRECISION_BYTES, Plan, Scenario
 from sim.schedule.actions import Kind
 from sim.schedule.lowering import RECEIVE_WINDOW, Program
 from sim.schedule.schedule import Schedule
@@ -64,8 +65,8 @@ def memory_model(scenario: Scenario, plan_of: Program | Schedule) -> MemoryModel
     With costs given outright only activations are known, and None is returned where not all stages
     have their size (`costs.activation`). With a model but no cluster nothing is reserved.
     Not modelled: fragmentation of the allocator; that W needs less than I where the backward pass
-    is split; keys and values of earlier slices living until slice 0's backward pass ends; sequence
-    parallelism.
+    is split; keys and values of earlier slices living until slice 0's backward pass ends; a stage's
+    output kept after it was sent (Megatron-LM before 2022).
     """
     schedule = plan_of.schedule if isinstance(plan_of, Program) else plan_of
     if scenario.costs is not None:
@@ -78,10 +79,10 @@ def memory_model(scenario: Scenario, plan_of: Program | Schedule) -> MemoryModel
         for context, tokens in slices_of(scenario.model.sequence, schedule.num_slices)
     )
     counts = tuple(
-        sum(stage_parameters(parts[stage], scenario) for stage in schedule.stages_of(rank))
+        rank_parameters([parts[stage] for stage in schedule.stages_of(rank)], scenario)
         for rank in _ranks(schedule)
     )
-    message = settings[0].element_bytes * settings[0].rows * settings[0].model.hidden
+    message = settings[0].element_bytes * settings[0].near_rows * settings[0].model.hidden
     # Receives posted ahead, and one send on its way, for each neighbour of a stage.
     posted = (RECEIVE_WINDOW if scenario.plan.p2p == "overlapped" else 1) + 1
     return MemoryModel(
@@ -90,7 +91,7 @@ def memory_model(scenario: Scenario, plan_of: Program | Schedule) -> MemoryModel
             for count, neighbours in zip(counts, _neighbours(schedule), strict=True)
         ),
         activations=tuple(tuple(stage_activations(p, s) for s in settings) for p in parts),
-        working=tuple(_working(part, settings) for part in parts),
+        working=tuple(_working(part, settings, scenario) for part in parts),
         optimizer=tuple(_optimizer(scenario, count) for count in counts),
     )
 
@@ -132,29 +133,59 @@ def _ranks(schedule: Schedule) -> range:
     return range(schedule.num_ranks)
 
 
+def part_parameters(part: StagePart, scenario: Scenario) -> Mapping[str, int]:
+    """Weights on one device of one layer, and of the embedding and the head as far as the stage has
+    them (each with its own copy of tied embeddings)."""
+    model, tensor = scenario.model, scenario.plan.tensor
+    assert model is not None
+    found = {"layer": layer_parameters(model, tensor)}
+    if part.embedding:
+        found["embedding"] = embedding_parameters(model, tensor)
+    if part.head:
+        found["head"] = head_parameters(model, tensor)
+    return found
+
+
 def stage_parameters(part: StagePart, scenario: Scenario) -> int:
     """Weights that one device of a stage holds, its own copy of tied embeddings included (once,
     where both ends are on this stage)."""
     model, tensor = scenario.model, scenario.plan.tensor
     assert model is not None
-    count = part.num_layers * layer_parameters(model, tensor)
-    if part.embedding:
-        count += embedding_parameters(model, tensor)
-    if part.head:
-        count += head_parameters(model, tensor)
+    found = part_parameters(part, scenario)
+    count = part.num_layers * found["layer"] + found.get("embedding", 0) + found.get("head", 0)
     if part.embedding and part.head and model.tied_embeddings:
         count -= token_table_parameters(model, tensor)
     return count
 
 
+def rank_parameters(parts: Sequence[StagePart], scenario: Scenario) -> int:
+    """Weights that one device of a rank holds for its stages, tied embeddings once where both ends
+    are among them."""
+    model = scenario.model
+    assert model is not None
+    count = sum(stage_parameters(part, scenario) for part in parts)
+    apart = not any(part.embedding and part.head for part in parts)
+    both = any(part.embedding for part in parts) and any(part.head for part in parts)
+    if model.tied_embeddings and apart and both:
+        count -= token_table_parameters(model, scenario.plan.tensor)
+    return count
+
+
+def updated_parameters(count: int, plan: Plan) -> int:
+    """Of `count` weights on a device, those that its own optimizer step updates."""
+    return count if plan.sharding == "none" else share(count, plan.data)
+
+
 def _static(scenario: Scenario, count: int) -> Mapping[str, int]:
     plan = scenario.plan
     moment = 8 if plan.precision == "fp64" else 4
+    held = share(count, plan.data) if plan.sharding == "full" else count
+    updated = updated_parameters(count, plan)
     return {
-        "parameters": count * PRECISION_BYTES[plan.precision],
-        "gradients": count * PRECISION_BYTES[plan.reduced_precision],
-        "master_weights": 4 * count if plan.keeps_master_weights else 0,
-        "optimizer_state": 2 * moment * count if plan.optimizer == "adam" else 0,
+        "parameters": held * PRECISION_BYTES[plan.precision],
+        "gradients": held * PRECISION_BYTES[plan.reduced_precision],
+        "master_weights": 4 * updated if plan.keeps_master_weights else 0,
+        "optimizer_state": 2 * moment * updated if plan.optimizer == "adam" else 0,
         "reserved": scenario.cluster.device.reserved_memory if scenario.cluster else 0,
     }
 
@@ -163,18 +194,19 @@ def _optimizer(scenario: Scenario, count: int) -> int:
     """An fp32 copy of 16-bit gradients for the fp32 weights, as in Megatron-LM."""
     plan = scenario.plan
     copied = plan.keeps_master_weights and PRECISION_BYTES[plan.reduced_precision] < 4
-    return 4 * count if copied else 0
+    return 4 * updated_parameters(count, plan) if copied else 0
 
 
 def layer_activations(setting: Setting) -> int:
     """Bytes that one layer keeps for its backward pass without recomputation.
 
     s b h (10 + 24/t + 5 a s/(h t)) at 16 bit with tensor parallelism (arXiv 2205.05198, equation
-    2), of which the last term, attention's core, is missing with fused attention.
+    2), s b h (34/t + 5 a s/(h t)) with sequence parallelism (equation 4), of which the last term,
+    attention's core, is missing with fused attention.
     """
     s, model, e = setting, setting.model, setting.element_bytes
     local, wide = share(model.hidden, s.tensor), share(model.ffn, s.tensor)
-    whole = (4 * e + 2) * s.rows * model.hidden
+    whole = (4 * e + 2) * s.near_rows * model.hidden
     split = e * s.rows * (4 * local + 2 * wide)
     return whole + split + (_core(s) if s.attention == "unfused" else 0)
 
@@ -191,10 +223,10 @@ def _scores(s: Setting) -> int:
 
 def kept_activations(setting: Setting) -> int:
     """Bytes that one layer keeps from forward to backward pass under the setting's recomputation:
-    all, all but attention's core (selective), or its input (full)."""
+    all, all but attention's core (selective), or its input (full; the first of each group's)."""
     s = setting
     if s.recomputation == "full":
-        return s.element_bytes * s.rows * s.model.hidden
+        return s.element_bytes * s.near_rows * s.model.hidden
     core = _core(s) if s.recomputation == "selective" and s.attention == "unfused" else 0
     return layer_activations(s) - core
 
@@ -206,11 +238,11 @@ def stage_activations(part: StagePart, setting: Setting) -> int:
     softmax in fp32 (arXiv 2205.05198, section 4.3).
     """
     s, model = setting, setting.model
-    total = part.num_layers * kept_activations(s)
+    total = share(part.num_layers, s.recompute_every) * kept_activations(s)
     if part.embedding:
-        total += s.rows * model.hidden
+        total += s.near_rows * model.hidden
     if part.head:
-        total += 2 * s.element_bytes * s.rows * model.hidden + logit_bytes(s)
+        total += 2 * s.element_bytes * s.near_rows * model.hidden + logit_bytes(s)
     return total
 
 
@@ -222,26 +254,35 @@ def logit_bytes(setting: Setting) -> int:
     return s.logit_bytes * s.rows * s.local_vocabulary
 
 
-def _working(part: StagePart, settings: tuple[Setting, ...]) -> Mapping[Kind, int]:
-    """The largest over the slices: one layer's recomputed activations and the two largest tensors
-    that are alive at once, or the head's 16-bit logits and gradients of the fp32 ones."""
+def _working(
+    part: StagePart, settings: tuple[Setting, ...], scenario: Scenario
+) -> Mapping[Kind, int]:
+    """The largest over the slices: one group's recomputed activations and the two largest tensors
+    that are alive at once, or the head's 16-bit logits and gradients of the fp32 ones; with full
+    sharding the weights at work and those gathered ahead, and one part's gradients."""
     forward = backward = 0
     for s in settings:
         e = s.element_bytes
         wide = s.rows * max(share(s.model.ffn, s.tensor), s.model.hidden)
         largest = max(wide, _scores(s) if s.attention == "unfused" else 0)
         temporary = 2 * e * largest
-        again = layer_activations(s) - kept_activations(s) if part.num_layers else 0
+        group = min(s.recompute_every, part.num_layers)
+        again = group * layer_activations(s) - kept_activations(s) if group else 0
         forward, backward = max(forward, temporary), max(backward, temporary + again)
         if part.head:
             half = logit_bytes(s) * e // s.logit_bytes
             forward = max(forward, half)
             backward = max(backward, half + logit_bytes(s))
+    weights = gradients = 0
+    if scenario.plan.sharding == "full" and scenario.plan.data > 1:
+        largest = max(part_parameters(part, scenario).values())
+        weights = 2 * largest * PRECISION_BYTES[scenario.plan.precision]
+        gradients = largest * PRECISION_BYTES[scenario.plan.reduced_precision]
     return {
-        Kind.FORWARD: forward,
-        Kind.BACKWARD: backward,
-        Kind.BACKWARD_INPUT: backward,
-        Kind.BACKWARD_WEIGHT: 0,
+        Kind.FORWARD: forward + weights,
+        Kind.BACKWARD: backward + weights + gradients,
+        Kind.BACKWARD_INPUT: backward + weights,
+        Kind.BACKWARD_WEIGHT: gradients,
     }
 
 

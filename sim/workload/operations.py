@@ -90,7 +90,35 @@ class TensorReduction:
     core: bool = False
 
 
-Operation: TypeAlias = Product | FusedAttention | Traffic | TensorReduction
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorGather:
+    """An all-gather over the tensor-parallel group, after which each device holds `payload_bytes`.
+
+    beside: the product that runs at the same time in an unsplit pass, and hides as much of it as it
+    takes itself.
+    """
+
+    name: str
+    payload_bytes: int
+    beside: Product | None = None
+    core: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorScatter:
+    """A reduce-scatter over the tensor-parallel group of `payload_bytes` on each device.
+
+    beside: as for TensorGather.
+    """
+
+    name: str
+    payload_bytes: int
+    beside: Product | None = None
+    core: bool = False
+
+
+TensorCollective: TypeAlias = TensorReduction | TensorGather | TensorScatter
+Operation: TypeAlias = Product | FusedAttention | Traffic | TensorCollective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

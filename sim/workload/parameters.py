@@ -49,3 +49,12 @@ def head_parameters(model: Model, tensor: int = 1) -> int:
 def token_table_parameters(model: Model, tensor: int = 1) -> int:
     """Weights of the token table on one device; 0 for `vit`, which has none."""
     return 0 if model.family == "vit" else share(model.vocabulary, tensor) * model.hidden
+
+
+def sequence_parallel_parameters(model: Model, num_layers: int, *, head: bool) -> int:
+    """Weights that act on each device's own tokens under sequence parallelism, so that the tensor
+    group must sum their gradients: a layer's norms and the biases of its second products, 6 h, and
+    the final norm (for `bert`, its transform too)."""
+    h = model.hidden
+    end = 2 * h + (h * h + 3 * h if model.family == "bert" else 0)
+    return num_layers * 6 * h + (end if head else 0)

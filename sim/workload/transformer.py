@@ -5,6 +5,12 @@ arXiv 2104.04473): pre-norm layers, fused bias-gelu, bias-dropout-add and scale-
 kernels, attention either unfused (its scores pass through memory, as in 2021) or fused, and a loss
 over logits in fp32 whose vocabulary is split over the tensor-parallel group.
 
+With sequence parallelism (Korthikanti et al. 2022, arXiv 2205.05198, section 4.2.2) norms, dropouts
+and residuals work on T/t tokens a device; each all-reduce becomes a reduce-scatter where it was and
+an all-gather before the next product. The backward pass gathers the input of each first product
+again for its weight gradient, beside the product of its input gradient, and reduce-scatters beside
+the weight gradient, as Megatron-LM does.
+
 Symbols: T = micro_batch x tokens, h = hidden, f = width of the MLP, a = heads, t = tensor degree.
 """
 
@@ -18,7 +24,10 @@ from sim.workload.operations import (
     FusedAttention,
     Operation,
     Product,
+    TensorCollective,
+    TensorGather,
     TensorReduction,
+    TensorScatter,
     Traffic,
     Work,
 )
@@ -38,7 +47,7 @@ LOGIT_BYTES = 4
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """In which a part runs: `tokens` per sequence after `context` earlier ones, on one of `tensor`
-    devices."""
+    devices; recomputed in groups of `recompute_every` layers where `recomputation` is full."""
 
     model: Model
     micro_batch: int
@@ -48,12 +57,20 @@ class Setting:
     precision: Precision = "fp16"
     gradient_precision: Precision = "fp16"
     recomputation: Recomputation = "none"
+    recompute_every: int = 1
+    sequence_parallel: bool = False
     attention: Attention = "unfused"
 
     @property
     def rows(self) -> int:
         """T: tokens of a microbatch (of its slice)."""
         return self.micro_batch * self.tokens
+
+    @property
+    def near_rows(self) -> int:
+        """Tokens of which a device holds norms, dropouts and residuals: T, or T/t with sequence
+        parallelism."""
+        return share(self.rows, self.tensor) if self.sequence_parallel else self.rows
 
     @property
     def element_bytes(self) -> int:
@@ -85,6 +102,8 @@ def setting_of(scenario: Scenario, tokens: int | None = None, context: int = 0) 
         precision=plan.precision,
         gradient_precision=plan.reduced_precision,
         recomputation=plan.recomputation,
+        recompute_every=plan.recompute_every,
+        sequence_parallel=plan.sequence_parallel,
     )
 
 
@@ -92,16 +111,18 @@ def layer(setting: Setting) -> Work:
     """One Transformer layer.
 
     Tensor parallelism costs two all-reduces of T h elements forward and two backward; those of the
-    forward pass are repeated in full recomputation (arXiv 2104.04473, section 2.3).
+    forward pass are repeated in full recomputation (arXiv 2104.04473, section 2.3). With sequence
+    parallelism: two all-gathers and two reduce-scatters each way, and two all-gathers more in the
+    backward pass.
     Not modelled: overlap of all-reduces with weight gradients (Megatron of 2021 has none).
     """
     s, model, e = setting, setting.model, setting.element_bytes
-    rows, h, wide = s.rows, model.hidden, share(model.ffn, s.tensor)
+    rows, near, h, wide = s.rows, s.near_rows, model.hidden, share(model.ffn, s.tensor)
     local = share(h, s.tensor)
     core_forward, core_backward = _attention(s)
-    norm = Traffic(name="layernorm", num_bytes=2 * e * rows * h)
-    residual = Traffic(name="bias-dropout-add", num_bytes=(3 * e + 1) * rows * h)
-    reduction = _reduction(s, "output", e * rows * h)
+    norm = Traffic(name="layernorm", num_bytes=2 * e * near * h)
+    residual = Traffic(name="bias-dropout-add", num_bytes=(3 * e + 1) * near * h)
+    gather, reduction = _gather(s, "input"), _leave(s, "output")
     linears = {
         "qkv": (h, 3 * local),
         "projection": (local, h),
@@ -111,19 +132,24 @@ def layer(setting: Setting) -> Work:
     forward: dict[str, Operation] = {
         name: Product(name=name, m=rows, k=k, n=n) for name, (k, n) in linears.items()
     }
-    dgrad: dict[str, Operation] = {
+    dgrad = {
         name: Product(name=f"{name} dgrad", m=rows, k=n, n=k) for name, (k, n) in linears.items()
     }
-    wgrad = tuple(
+    wgrad = {
+        name: Product(name=f"{name} wgrad", m=k, k=rows, n=n) for name, (k, n) in linears.items()
+    }
+    bias_rows = {"qkv": rows, "projection": near, "expand": rows, "contract": near}
+    weight = tuple(
         operation
-        for name, (k, n) in linears.items()
+        for name, (_, n) in linears.items()
         for operation in (
-            Product(name=f"{name} wgrad", m=k, k=rows, n=n),
-            Traffic(name=f"{name} bias gradient", num_bytes=e * rows * n),
+            wgrad[name],
+            Traffic(name=f"{name} bias gradient", num_bytes=e * bias_rows[name] * n),
         )
     )
     forward_all: tuple[Operation, ...] = (
         norm,
+        *gather,
         forward["qkv"],
         *core_forward,
         Traffic(name="head transpose", num_bytes=2 * e * rows * local),
@@ -131,30 +157,35 @@ def layer(setting: Setting) -> Work:
         *reduction,
         residual,
         norm,
+        *gather,
         forward["expand"],
         Traffic(name="bias-gelu", num_bytes=2 * e * rows * wide),
         forward["contract"],
         *reduction,
         residual,
     )
-    norm_back = Traffic(name="layernorm backward", num_bytes=3 * e * rows * h)
-    dropout_back = Traffic(name="dropout backward", num_bytes=(2 * e + 1) * rows * h)
-    join_back = Traffic(name="residual gradient", num_bytes=3 * e * rows * h)
-    input_reduction = _reduction(s, "input gradient", e * rows * h)
+    norm_back = Traffic(name="layernorm backward", num_bytes=3 * e * near * h)
+    dropout_back = Traffic(name="dropout backward", num_bytes=(2 * e + 1) * near * h)
+    join_back = Traffic(name="residual gradient", num_bytes=3 * e * near * h)
+    gather_back = _gather(s, "output gradient")
     backward_input: tuple[Operation, ...] = (
         dropout_back,
+        *gather_back,
         dgrad["contract"],
         Traffic(name="bias-gelu backward", num_bytes=3 * e * rows * wide),
+        *_gather(s, "input again", dgrad["expand"]),
         dgrad["expand"],
-        *input_reduction,
+        *_leave(s, "input gradient", wgrad["expand"]),
         norm_back,
         join_back,
         dropout_back,
+        *gather_back,
         dgrad["projection"],
         Traffic(name="head transpose backward", num_bytes=2 * e * rows * local),
         *core_backward,
+        *_gather(s, "input again", dgrad["qkv"]),
         dgrad["qkv"],
-        *input_reduction,
+        *_leave(s, "input gradient", wgrad["qkv"]),
         norm_back,
         join_back,
     )
@@ -167,7 +198,7 @@ def layer(setting: Setting) -> Work:
         forward=forward_all,
         recomputed=recomputed,
         backward_input=backward_input,
-        backward_weight=(*wgrad, _accumulation(s, layer_parameters(model, s.tensor))),
+        backward_weight=(*weight, _accumulation(s, layer_parameters(model, s.tensor))),
     )
 
 
@@ -214,12 +245,13 @@ def embedding(setting: Setting) -> Work:
     """Token and position embedding with dropout; for `vit`, the projection of the patches.
 
     The table is split over the tensor-parallel group by vocabulary, so that the looked-up rows are
-    summed by an all-reduce of T h elements; the gradient is dense, as in Megatron-LM.
+    summed by an all-reduce of T h elements (with sequence parallelism, by a reduce-scatter, and the
+    gradient is gathered); the gradient is dense, as in Megatron-LM.
     """
     s, model, e = setting, setting.model, setting.element_bytes
-    rows, h = s.rows, model.hidden
-    add = Traffic(name="position and dropout", num_bytes=(5 * e + 1) * rows * h)
-    back = Traffic(name="position and dropout backward", num_bytes=(4 * e + 1) * rows * h)
+    rows, near, h = s.rows, s.near_rows, model.hidden
+    add = Traffic(name="position and dropout", num_bytes=(5 * e + 1) * near * h)
+    back = Traffic(name="position and dropout backward", num_bytes=(4 * e + 1) * near * h)
     accumulation = _accumulation(s, embedding_parameters(model, s.tensor))
     if model.family == "vit":
         patch = model.patch_inputs or h
@@ -237,13 +269,14 @@ def embedding(setting: Setting) -> Work:
     return Work(
         forward=(
             Traffic(name="lookup", num_bytes=2 * e * rows * h),
-            *_reduction(s, "embedding", e * rows * h),
+            *_leave(s, "embedding"),
             add,
         ),
         recomputed=(),
         backward_input=(),
         backward_weight=(
             back,
+            *_gather(s, "embedding gradient"),
             Traffic(name="lookup backward", num_bytes=table_bytes + 2 * e * rows * h),
             accumulation,
         ),
@@ -255,12 +288,13 @@ def head(setting: Setting) -> Work:
 
     The loss reads and writes fp32 logits as Megatron-LM's vocabulary-parallel cross entropy does:
     cast, maximum, subtraction, exponential, sum, division; three all-reduces of one number a token.
+    With sequence parallelism the logits' input is gathered, and again for their weight gradient.
     Not modelled: BERT's next-sentence head.
     """
     s, model, e, w = setting, setting.model, setting.element_bytes, setting.logit_bytes
-    rows, h = s.rows, model.hidden
-    norm = Traffic(name="final layernorm", num_bytes=2 * e * rows * h)
-    norm_back = Traffic(name="final layernorm backward", num_bytes=3 * e * rows * h)
+    rows, near, h = s.rows, s.near_rows, model.hidden
+    norm = Traffic(name="final layernorm", num_bytes=2 * e * near * h)
+    norm_back = Traffic(name="final layernorm backward", num_bytes=3 * e * near * h)
     if model.family == "vit":
         classes = model.vocabulary
         return Work(
@@ -283,18 +317,21 @@ def head(setting: Setting) -> Work:
     transform_weight: tuple[Operation, ...] = ()
     if model.family == "bert":
         transform = (
-            Product(name="transform", m=rows, k=h, n=h),
-            Traffic(name="transform gelu and layernorm", num_bytes=4 * e * rows * h),
+            Product(name="transform", m=near, k=h, n=h),
+            Traffic(name="transform gelu and layernorm", num_bytes=4 * e * near * h),
         )
         transform_input = (
-            Traffic(name="transform gelu and layernorm backward", num_bytes=6 * e * rows * h),
-            Product(name="transform dgrad", m=rows, k=h, n=h),
+            Traffic(name="transform gelu and layernorm backward", num_bytes=6 * e * near * h),
+            Product(name="transform dgrad", m=near, k=h, n=h),
         )
-        transform_weight = (Product(name="transform wgrad", m=h, k=rows, n=h),)
+        transform_weight = (Product(name="transform wgrad", m=h, k=near, n=h),)
+    dgrad = Product(name="logits dgrad", m=rows, k=vocabulary, n=h)
+    wgrad = Product(name="logits wgrad", m=h, k=rows, n=vocabulary)
     return Work(
         forward=(
             norm,
             *transform,
+            *_gather(s, "logits input"),
             Product(name="logits", m=rows, k=h, n=vocabulary),
             Traffic(name="logits to fp32", num_bytes=(e + w) * logits),
             Traffic(name="cross entropy: maximum", num_bytes=w * logits),
@@ -310,23 +347,41 @@ def head(setting: Setting) -> Work:
         backward_input=(
             Traffic(name="cross entropy backward", num_bytes=2 * w * logits),
             Traffic(name="logits from fp32", num_bytes=(e + w) * logits),
-            Product(name="logits dgrad", m=rows, k=vocabulary, n=h),
-            *_reduction(s, "input gradient", e * rows * h),
+            *_gather(s, "logits input again", dgrad),
+            dgrad,
+            *_leave(s, "input gradient", wgrad),
             *transform_input,
             norm_back,
         ),
         backward_weight=(
-            Product(name="logits wgrad", m=h, k=rows, n=vocabulary),
+            wgrad,
             *transform_weight,
             _accumulation(s, head_parameters(model, s.tensor)),
         ),
     )
 
 
-def _reduction(s: Setting, name: str, payload_bytes: int) -> tuple[TensorReduction, ...]:
+def _reduction(s: Setting, name: str, payload_bytes: int) -> tuple[TensorCollective, ...]:
     if s.tensor == 1:
         return ()
     return (TensorReduction(name=name, payload_bytes=payload_bytes),)
+
+
+def _leave(s: Setting, name: str, beside: Product | None = None) -> tuple[TensorCollective, ...]:
+    """What sums partial activations over the tensor group: an all-reduce, or with sequence
+    parallelism a reduce-scatter, which may run beside a product."""
+    payload = s.element_bytes * s.rows * s.model.hidden
+    if not s.sequence_parallel or s.tensor == 1:
+        return _reduction(s, name, payload)
+    return (TensorScatter(name=name, payload_bytes=payload, beside=beside),)
+
+
+def _gather(s: Setting, name: str, beside: Product | None = None) -> tuple[TensorCollective, ...]:
+    """With sequence parallelism, the all-gather of activations before a product."""
+    if not s.sequence_parallel or s.tensor == 1:
+        return ()
+    payload = s.element_bytes * s.rows * s.model.hidden
+    return (TensorGather(name=name, payload_bytes=payload, beside=beside),)
 
 
 def _accumulation(s: Setting, parameters: int) -> Traffic:
