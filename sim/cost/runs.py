@@ -35,7 +35,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from scenarios.rules import check
 from scenarios.schema import Cluster, Model, Plan, Scenario
@@ -167,7 +167,7 @@ def _parse(text: str, cluster: Cluster, shown: str) -> tuple[tuple[Run, ...], tu
     if not runs:
         raise RunsError(f"{shown}:2: has no run: write one a line below the columns' names")
     unknown = [name for name in names if name and name not in COLUMNS and name not in OPTIONS]
-    notes = ()
+    notes: tuple[str, ...] = ()
     if unknown:
         known = ", ".join(OPTIONS)
         notes = (f"columns not read: {', '.join(unknown)} (beside the needed ones: {known})",)
@@ -202,8 +202,7 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 def _as_plan(field: str) -> Callable[[str], str]:
     """Any of the words that a field of Plan may be, but `given`, which needs a file."""
-    annotation: Any = Plan.__pydantic_fields__[field].annotation
-    return _one_of(*(c for c in get_args(annotation) if c != "given"))
+    return _one_of(*(c for c in get_args(get_type_hints(Plan)[field]) if c != "given"))
 
 
 _PRECISIONS = _as_plan("precision")
@@ -284,17 +283,23 @@ def _nodes(cluster: Cluster, needed: Mapping[str, int], given: Mapping[str, Any]
     on_node = min(given.get("gpus_per_node", cluster.devices_per_node), gpus)
     if gpus % on_node:
         raise RunsError(f"gpus: {gpus} do not fill nodes of {on_node}")
-    return replace(cluster, nodes=gpus // on_node, devices_per_node=on_node)
+    # Each device keeps its share of the NICs.
+    nics = max(1, cluster.nics_per_node * on_node // cluster.devices_per_node)
+    return replace(
+        cluster,
+        nodes=gpus // on_node,
+        devices_per_node=on_node,
+        nics_per_node=math.gcd(nics, on_node) if nics < on_node else nics,
+    )
 
 
 def _model(needed: Mapping[str, int], given: Mapping[str, Any]) -> Model:
-    fields = {name: needed[name] for name in ("layers", "hidden", "heads", "sequence")}
+    sizes: dict[str, Any] = {
+        name: needed[name] for name in ("layers", "hidden", "heads", "sequence")
+    }
     chosen = {name: given[name] for name in _OF_MODEL if name in given}
-    family = given.get("family", "gpt")
-    return Model(
-        name=f"{family} {needed['layers']} x {needed['hidden']}",
-        **{"vocabulary": VOCABULARY, **fields, **chosen},
-    )
+    name = f"{given.get('family', 'gpt')} {needed['layers']} x {needed['hidden']}"
+    return Model(name=name, **sizes, **{"vocabulary": VOCABULARY, **chosen})
 
 
 def _plan(needed: Mapping[str, int], given: Mapping[str, Any]) -> Plan:
@@ -310,4 +315,5 @@ def _plan(needed: Mapping[str, int], given: Mapping[str, Any]) -> Plan:
         "clip_gradients": True,
     }
     chosen = {name: given[name] for name in _OF_PLAN if name in given}
-    return Plan(**{name: needed[name] for name in degrees}, **{**defaults, **chosen})
+    sizes: dict[str, Any] = {name: needed[name] for name in degrees}
+    return Plan(**sizes, **{**defaults, **chosen})
