@@ -64,11 +64,22 @@ ProfileFile = Annotated[
 
 
 @scenario_app.command(name="list")
-def scenario_list(*, json: Json = False) -> int:
-    """List the catalogue: scenarios, models, clusters and devices."""
+def scenario_list(
+    *,
+    published: Annotated[
+        str, Parameter(help="List the rows of these published tables, as ptdp.table1 or megatron.")
+    ] = "",
+    json: Json = False,
+) -> int:
+    """List the catalogue: scenarios, published tables, models, clusters and devices."""
     from reports import terminal
     from scenarios.catalogue import catalogue
 
+    if published:
+        from reports import files, terminal_published
+
+        terminal_published.show_rows(files.published_tables(published, ()), as_json=json)
+        return 0
     terminal.show_catalogue(catalogue(), as_json=json)
     return 0
 
@@ -377,6 +388,13 @@ def validate(
         Path | None, Parameter(help="Instead of --measured: a CSV of whole-iteration times.")
     ] = None,
     device: Device = "",
+    published: Annotated[
+        str,
+        Parameter(
+            help="Instead of --measured: predict published tables, as megatron (all of them), or "
+            "ptdp.fig13,ptdp.table1."
+        ),
+    ] = "",
     calibrate_on: Annotated[
         list[str] | None,
         Parameter(
@@ -411,11 +429,28 @@ def validate(
 
     files.check_outputs((report,), force=force)
     files.refuse_unused(
-        {"--runs": runs, "--calibrate-on": calibrate_on, "--measured": measured},
+        {
+            "--runs": runs,
+            "--calibrate-on": calibrate_on,
+            "--measured": measured,
+            "--published": published,
+        },
         {"--profile": profile, "--report": report, "--device": device},
-        {"--runs": ("--profile", "--device"), "--calibrate-on": ("--report",)},
+        {
+            "--runs": ("--profile", "--device"),
+            "--calibrate-on": ("--report",),
+            "--published": ("--profile",),
+        },
         default=("--profile", "--report"),
     )
+    if published:
+        from reports import terminal_published
+        from sim.published import predict_tables
+
+        tables = files.published_tables(published, set or ())
+        predicted = predict_tables(tables, files.profile(profile), console.progress())
+        errors = terminal_published.show_published(predicted, as_json=json)
+        return files.exit_code(errors, max_error)
     if runs is not None:
         from sim.log_calibration import validate_log
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from scenarios.errors import ScenarioError
 from scenarios.loader import Loaded, load, load_cluster
+from scenarios.published import PublishedTable, choose_tables, load_table
 from scenarios.schema import Cluster
 from scenarios.writing import check_writable, write_whole
 from sim.calibration import CalibrationError
@@ -206,3 +207,9 @@ def cluster(device: str, overrides: Sequence[str]) -> Cluster:
             "`--device a100-80gb`, or a file"
         )
     return load_cluster(device, overrides)
+
+
+def published_tables(names: str, overrides: Sequence[str]) -> tuple[PublishedTable, ...]:
+    """The published tables of names with commas between them, as `ptdp.fig13,ptdp.table1`."""
+    chosen = choose_tables([name.strip() for name in names.split(",")])
+    return tuple(load_table(table_id, overrides) for table_id in chosen)

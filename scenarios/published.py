@@ -163,6 +163,9 @@ def _gain(root: Node) -> Gain | None:
 def _notes(root: Node) -> tuple[str, ...]:
     node, found = root.find(("notes",))
     items = node.value if found and isinstance(node.value, list) else []
+    for item in items:
+        if not isinstance(item.value, str):
+            raise _wrong(item, "must be a text")
     return tuple(str(item.value) for item in items)
 
 

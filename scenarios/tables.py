@@ -81,7 +81,11 @@ def row_tree(table: Node, row: TableRow, table_id: str, merge: Merge) -> Node:
     source = _text(_part(table, "source", problems), problems)
     if problems:
         raise ScenarioError(problems)
-    words = {"name": f"{table_id}/{row.name}", "description": f"{title}; {source}"}
+    words = {
+        "name": f"{table_id}/{row.name}",
+        "description": f"{title}; {source}",
+        "model.source": source,
+    }
     for key, text in words.items():
         tree = merge(tree, _nested(key, Node(value=text, at=row.at, key=row.at)))
     return tree

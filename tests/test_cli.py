@@ -111,7 +111,7 @@ def test_the_schedule_commands(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 def test_the_catalogue_and_a_resolved_scenario(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "scenario", "list", "--json")
     kinds = {entry["kind"] for entry in json.loads(out)["catalogue"]}
-    assert code == 0 and kinds == {"scenario", "model", "cluster", "device"}
+    assert code == 0 and kinds == {"scenario", "table", "model", "cluster", "device"}
     code, out, _ = call(capsys, "scenario", "show", "local-2rank")
     assert code == 0 and "default" in out and "local-2rank.yaml" in out
     assert call(capsys, "scenario", "check", "local-2rank", "models/gpt3-175b")[0] == 0

@@ -1,0 +1,194 @@
+"""What the terminal shows of published tables: every row, every table's scores, and a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from reports.console import console, plain_table, progress_done, show_json
+from scenarios.published import PublishedTable
+from scenarios.schema import Plan
+from scenarios.units import format_bytes
+from sim.published import JudgedRow, JudgedTable, pooled_scores, scores_of
+
+_SCORES = ("n", "MAPE", "bias", "worst", "tau", "regret", "orders")
+
+
+def show_published(found: Sequence[JudgedTable], *, as_json: bool) -> tuple[float, ...]:
+    """Show the tables and their scores; return the errors of the rows that are judged."""
+    progress_done()
+    sets = [scores_of(table) for table in found]
+    pooled = pooled_scores(found)
+    if as_json:
+        show_json({"sets": sets, "pooled": pooled})
+    else:
+        out = console()
+        for table, scores in zip(found, sets, strict=True):
+            _show_table(out, table, scores)
+        _show_summary(out, sets, pooled)
+    return tuple(r.error for table in found for r in table.judged if r.error is not None)
+
+
+def show_rows(tables: Sequence[PublishedTable], *, as_json: bool) -> None:
+    """The rows of published tables, as scenarios."""
+    if as_json:
+        rows = [
+            {"name": row.full_name, "published": row.figure, "unit": table.unit}
+            for table in tables
+            for row in table.rows
+        ]
+        show_json({"rows": rows})
+        return
+    out = console()
+    for table in tables:
+        out.print(Text(f"{table.id}: {table.title} ({table.source})", style="bold"))
+        shown = plain_table("scenario", "model", "GPUs", "plan", "published", right=(2, 4))
+        for row in table.rows:
+            model, plan = row.scenario.model, row.scenario.plan
+            shown.add_row(
+                row.full_name,
+                model.name if model is not None else "",
+                f"{plan.num_devices:,}",
+                _plan(plan),
+                "did not fit" if row.figure is None else f"{row.figure:g} {table.unit}",
+            )
+        out.print(shown)
+        out.print()
+
+
+def _show_table(out: Console, found: JudgedTable, scores: Mapping[str, Any]) -> None:
+    table = found.table
+    out.print(Text(f"{table.id}: {table.title}", style="bold"))
+    out.print(f"{table.source}, {table.url}")
+    shown = plain_table(
+        "row",
+        "GPUs",
+        "plan",
+        f"predicted {table.unit}",
+        "published",
+        "error of time",
+        "rounding",
+        "memory",
+        right=(1, 3, 4, 5, 6, 7),
+    )
+    for judged in found.rows:
+        row = judged.row
+        shown.add_row(
+            row.name + (" *" if judged.calibration else ""),
+            f"{row.scenario.plan.num_devices:,}",
+            _plan(row.scenario.plan),
+            f"{judged.predicted_figure:.{_decimals(table.resolution)}f}",
+            "" if row.figure is None else f"{row.figure:g}",
+            "" if judged.error is None else f"{judged.error:+.1%}",
+            "" if judged.resolution is None else f"±{judged.resolution:.1%}",
+            _memory(judged),
+        )
+    out.print(shown)
+    if any(judged.calibration for judged in found.rows):
+        out.print("* calibrated on, not judged")
+    _show_scores(out, scores)
+    if table.gain is not None:
+        _show_gain(out, scores["gain"])
+    for note in table.notes:
+        out.print(f"- {note}", style="dim")
+    out.print()
+
+
+def _show_scores(out: Console, scores: Mapping[str, Any]) -> None:
+    shown = plain_table("", *_SCORES, right=range(1, 8))
+    rows = {"predicted": scores}
+    if scores["calibrated_on"]["n"]:
+        rows["calibrated on"] = scores["calibrated_on"]
+    rows |= {_baseline_words(name): s for name, s in scores["baselines"].items()}
+    for name, row in rows.items():
+        if row["n"]:
+            shown.add_row(name, *_cells(row))
+    out.print(shown)
+
+
+def _show_gain(out: Console, gain: Mapping[str, Any]) -> None:
+    columns = (f"gain of {gain['what']}", "predicted", "published", "points")
+    shown = plain_table(*columns, right=(1, 2, 3))
+    for pair in gain["pairs"]:
+        shown.add_row(
+            pair["what"],
+            f"{pair['predicted']:+.1%}",
+            f"{pair['published']:+.1%}",
+            f"{pair['difference'] * 100:+.1f}",
+        )
+    out.print(shown)
+    if gain["largest_difference"] is not None:
+        out.print(f"largest difference {gain['largest_difference'] * 100:.1f} percentage points")
+
+
+def _show_summary(
+    out: Console, sets: Sequence[Mapping[str, Any]], pooled: Sequence[Mapping[str, Any]]
+) -> None:
+    out.print(Text("summary", style="bold"))
+    shown = plain_table(
+        "table",
+        *_SCORES,
+        "constant TFLOP/s",
+        "x bubble",
+        "memory",
+        right=range(1, 11),
+    )
+    for scores in sets:
+        memory, baselines = scores["memory"], scores["baselines"]
+        if scores["n"]:
+            shown.add_row(
+                scores["id"],
+                *_cells(scores),
+                f"{baselines['constant_tflops']['mape']:.1%}",
+                f"{baselines['constant_times_bubble']['mape']:.1%}",
+                f"{memory['n'] - len(memory['wrong'])} of {memory['n']}",
+            )
+        else:
+            shown.add_row(scores["id"], "calibrated on, not judged")
+    for scores in pooled:
+        shown.add_row(scores["id"], *_cells(scores))
+    out.print(shown)
+    for scores in sets:
+        if scores["memory"]["wrong"]:
+            names = ", ".join(scores["memory"]["wrong"])
+            out.print(f"{scores['id']}: memory wrong for {names}")
+
+
+def _cells(scores: Mapping[str, Any]) -> tuple[str, ...]:
+    tau, regret, orders = scores["kendall_tau"], scores["regret"], scores["orders"]
+    return (
+        str(scores["n"]),
+        f"{scores['mape']:.1%}",
+        f"{scores['bias']:+.1%}",
+        f"{scores['worst']:.1%}",
+        "" if tau is None else f"{tau:.2f}",
+        "" if regret is None else f"{regret:.1%}",
+        f"{orders['right']}/{orders['pairs']}" if orders["pairs"] else "",
+    )
+
+
+def _memory(judged: JudgedRow) -> str:
+    outcome = judged.outcome
+    if outcome.fits is None or outcome.peak_bytes is None:
+        return "unknown"
+    verdict = "fits" if outcome.fits else "does not fit"
+    wrong = "" if outcome.fits == judged.row.fits else ", wrong"
+    return f"{format_bytes(outcome.peak_bytes)} {verdict}{wrong}"
+
+
+def _plan(plan: Plan) -> str:
+    words = f"t{plan.tensor} p{plan.pipeline} d{plan.data} b{plan.micro_batch} "
+    words += f"m{plan.num_microbatches}"
+    return words + (f" v{plan.chunks}" if plan.chunks > 1 else "")
+
+
+def _baseline_words(name: str) -> str:
+    words = name.removesuffix("_left_out").replace("tflops", "TFLOP/s").replace("_", " ")
+    return words + (", of the others" if name.endswith("_left_out") else "")
+
+
+def _decimals(resolution: float) -> int:
+    return 0 if resolution >= 1 else 2
