@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from scenarios.schema import Scenario
 from sim.cost.runs import Run
 from sim.workload.flops import hardware_flops
+
+Baseline: TypeAlias = Callable[[Sequence[Run], Sequence[Run]], tuple[float, ...]]
+"""From runs to learn from and runs to predict: the iteration times (ns) of the latter."""
 
 
 def constant_rate(train: Sequence[Run], test: Sequence[Run]) -> tuple[float, ...]:
@@ -16,13 +20,21 @@ def constant_rate(train: Sequence[Run], test: Sequence[Run]) -> tuple[float, ...
 
 
 def constant_rate_with_bubble(train: Sequence[Run], test: Sequence[Run]) -> tuple[float, ...]:
-    """Baseline: a constant FLOP/s per device times 1 + (p - 1)/m (arXiv 2104.04473, 2.2.1)."""
+    """Baseline: a constant FLOP/s per device times 1 + (p - 1)/(v m) (arXiv 2104.04473, 2.2)."""
 
     def work(scenario: Scenario) -> float:
         plan = scenario.plan
-        return _flops_per_device(scenario) * (1 + (plan.pipeline - 1) / plan.num_microbatches)
+        bubble = (plan.pipeline - 1) / (plan.chunks * plan.num_microbatches)
+        return _flops_per_device(scenario) * (1 + bubble)
 
     return _scaled(train, test, work)
+
+
+BASELINES: Mapping[str, Baseline] = {
+    "constant_tflops": constant_rate,
+    "constant_times_bubble": constant_rate_with_bubble,
+}
+"""The baselines by their names in `sets` of `validate --json`."""
 
 
 def _scaled(

@@ -7,6 +7,7 @@ to runs, which apply to any shape.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -109,6 +110,11 @@ class Profile:
     efficiency: Mapping[str, Fitted] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
     raw: tuple[Mapping[str, object], ...] = ()
+
+
+def same_device(name: str, other: str) -> bool:
+    """Whether two devices are of one kind, memory size aside, as A100-SXM4-40GB and -80GB."""
+    return re.sub(r"-\d+GB$", "", name) == re.sub(r"-\d+GB$", "", other)
 
 
 def shape_of(scenario: Scenario, tokens: int | None = None, context: int = 0) -> Shape:

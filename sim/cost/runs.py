@@ -92,10 +92,12 @@ class RunLog:
 
 
 def fingerprint(run: Run) -> str:
-    """What identifies a run in whichever file it stands: of its model, plan and time (hex)."""
-    model = run.scenario.model
+    """What identifies a run in whichever file it stands: of its sizes, degrees and time (hex)."""
+    model, plan = run.scenario.model, run.scenario.plan
     assert model is not None
-    text = repr((replace(model, name=""), run.scenario.plan, run.measured_ns))
+    sizes = (model.layers, model.hidden, model.heads, model.sequence)
+    degrees = (plan.tensor, plan.data, plan.pipeline, plan.num_sequences, plan.micro_batch)
+    text = repr((*sizes, *degrees, run.measured_ns))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -111,10 +113,13 @@ def read_log(path: Path, cluster: Cluster) -> RunLog:
     unknown are not read, and named in the notes.
     Raises RunsError with all problems of the file, `file:line: column: what is wrong`.
     """
-    text = read_text(path)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    runs, notes = _parse(text, cluster, str(path))
-    return RunLog(runs=runs, digest=digest, notes=notes)
+    runs, notes = _parse(read_text(path), cluster, str(path))
+    return RunLog(runs=runs, digest=file_digest(path), notes=notes)
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file (hex)."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_text(path: Path) -> str:
