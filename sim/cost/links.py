@@ -29,7 +29,7 @@ def message_ns(payload_bytes: float, link: Link) -> float:
 
 @lru_cache(maxsize=1024)
 def devices_by_rank(plan: Plan) -> tuple[tuple[int, ...], ...]:
-    """The devices of each pipeline rank, its data replicas in turn, their tensor ranks innermost."""
+    """The devices of each pipeline rank: its data replicas in turn, tensor ranks innermost."""
     return tuple(
         tuple(
             plan.device_of(rank, replica, part)

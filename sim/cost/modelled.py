@@ -11,17 +11,28 @@ from sim.cost.collectives import (
     Group,
     all_gather_ns,
     all_reduce_ns,
-    data_group,
     group_of,
+    reduce_scatter_ns,
     tensor_group,
+    tied_group,
 )
 from sim.cost.costs import Category, Transfer
 from sim.cost.device import operation_time, optimizer_ns, traffic_ns
 from sim.cost.links import Network
 from sim.cost.parts import Parts, at_least, summed
 from sim.cost.profile import Part, Pass
-from sim.workload.operations import FusedAttention, Operation, Product, TensorReduction, Work
-from sim.workload.parameters import token_table_parameters
+from sim.workload.memory import updated_parameters
+from sim.workload.operations import (
+    FusedAttention,
+    Operation,
+    Product,
+    TensorCollective,
+    TensorGather,
+    TensorReduction,
+    TensorScatter,
+    Work,
+)
+from sim.workload.parameters import sequence_parallel_parameters, token_table_parameters
 from sim.workload.partition import StagePart
 from sim.workload.transformer import (
     embedding,
@@ -81,12 +92,16 @@ def part_times(setup: Setup, tokens: int, context: int) -> PartTimes:
         recomputed = _times(work.recomputed, setup, group, repeated=True)
         grad_input = summed([(1, recomputed), (1, _times(work.backward_input, setup, group))])
         grad_weight = _times(work.backward_weight, setup, group)
+        alone = grad_input
+        if setup.plan.sequence_parallel:
+            apart = _times(work.backward_input, setup, group, split=True)
+            alone = summed([(1, recomputed), (1, apart)])
         return {
             "forward": at_least(_times(work.forward, setup, group), host_ns),
             "backward": at_least(
                 summed([(1, grad_input), (1, grad_weight)]), host_ns * (1 + again)
             ),
-            "backward_input": at_least(grad_input, host_ns * (0.5 + again)),
+            "backward_input": at_least(alone, host_ns * (0.5 + again)),
             "backward_weight": at_least(grad_weight, host_ns * 0.5),
         }
 
@@ -99,8 +114,15 @@ def part_times(setup: Setup, tokens: int, context: int) -> PartTimes:
 
 
 def _times(
-    operations: Sequence[Operation], setup: Setup, group: Group, *, repeated: bool = False
+    operations: Sequence[Operation],
+    setup: Setup,
+    group: Group,
+    *,
+    repeated: bool = False,
+    split: bool = False,
 ) -> Parts:
+    """repeated: whether recomputation repeats them; split: whether they run without the other half
+    of the backward pass."""
     device = setup.cluster.device
     found: dict[Category, float] = {}
 
@@ -108,9 +130,8 @@ def _times(
         found[category] = found.get(category, 0.0) + amount
 
     for operation in operations:
-        if isinstance(operation, TensorReduction):
-            time = all_reduce_ns(operation.payload_bytes, group, setup.cluster)
-            add("tensor_parallel", device.efficiency.launch + time)
+        if isinstance(operation, (TensorReduction, TensorGather, TensorScatter)):
+            add("tensor_parallel", _collective_ns(operation, setup, group, split=split))
             continue
         launch, work = operation_time(operation, device, setup.plan.precision)
         category: Category = "memory_bound"
@@ -123,8 +144,28 @@ def _times(
     return found
 
 
-def stage_times(part: StagePart, times: PartTimes) -> PassTimes:
-    """A stage's passes: action + layers x layer + embedding + head, as far as it has them."""
+def _collective_ns(
+    operation: TensorCollective, setup: Setup, group: Group, *, split: bool
+) -> float:
+    """Time of a collective of the tensor group that nothing hides; a reduce-scatter runs beside a
+    weight gradient only where both halves of the backward pass do."""
+    cluster, payload = setup.cluster, operation.payload_bytes
+    launch = cluster.device.efficiency.launch
+    if isinstance(operation, TensorReduction):
+        return launch + all_reduce_ns(payload, group, cluster)
+    if isinstance(operation, TensorGather):
+        time = launch + all_gather_ns(payload, group, cluster)
+    else:
+        time = launch + reduce_scatter_ns(payload, group, cluster)
+    if operation.beside is None or (split and isinstance(operation, TensorScatter)):
+        return time
+    beside = operation_time(operation.beside, cluster.device, setup.plan.precision)
+    return max(0.0, time - beside.total_ns)
+
+
+def stage_times(part: StagePart, times: PartTimes, data_loading_ns: float = 0.0) -> PassTimes:
+    """A stage's passes: action + layers x layer + embedding + head, as far as it has them, and
+    going forward the loading of a microbatch at either end of the model."""
     names: tuple[Pass, ...] = ("forward", "backward", "backward_input", "backward_weight")
     found: dict[Pass, Parts] = {}
     for name in names:
@@ -136,6 +177,8 @@ def stage_times(part: StagePart, times: PartTimes) -> PassTimes:
             pieces.append((1.0, times["embedding"][name]))
         if part.head:
             pieces.append((1.0, times["head"][name]))
+        if name == "forward" and data_loading_ns and (part.embedding or part.head):
+            pieces.append((1.0, {"data_loading": data_loading_ns}))
         found[name] = summed(pieces)
     return found
 
@@ -144,59 +187,58 @@ def message(setup: Setup, sender: int, receiver: int, tokens: int) -> tuple[Tran
     """A message between pipeline ranks: its transfer, and the time of posting and unpacking it.
 
     With plan.scatter_gather each tensor rank sends its share, and the receivers gather it within
-    their group (arXiv 2104.04473, section 4.1). Posting and unpacking cost a launch each.
-    Not modelled: waiting for the whole device at each message, as Megatron-LM of 2021 does.
+    their group (arXiv 2104.04473, section 4.1); with plan.sequence_parallel a share is all that a
+    tensor rank has and needs. Posting and unpacking cost a launch each.
     """
     plan, cluster = setup.plan, setup.cluster
     whole = PRECISION_BYTES[plan.precision] * plan.micro_batch * tokens * setup.model.hidden
-    scattered = plan.scatter_gather and plan.tensor > 1
+    scattered = (plan.scatter_gather or plan.sequence_parallel) and plan.tensor > 1
     payload = -(-whole // plan.tensor) if scattered else whole
     launch = float(cluster.device.efficiency.launch)
-    gather = all_gather_ns(whole, tensor_group(cluster, plan), cluster) if scattered else 0.0
     transfer = setup.network.transfer(sender, receiver, payload)
-    return transfer, {"launch": launch}, {"launch": launch, "point_to_point": gather}
+    unpack: Parts = {"launch": launch}
+    if scattered and not plan.sequence_parallel:
+        gather = all_gather_ns(whole, tensor_group(cluster, plan), cluster)
+        unpack = {**unpack, "point_to_point": gather}
+    return transfer, {"launch": launch}, unpack
 
 
-def gradient_reduction(setup: Setup, parameters: int) -> Parts:
-    """The all-reduce of a stage's gradients over the data-parallel replicas, after its last pass.
-
-    Not modelled: buckets that overlap with the backward pass (torch DDP at pipeline degree 1).
-    """
-    if setup.plan.data == 1:
-        return {}
-    payload = parameters * PRECISION_BYTES[setup.plan.reduced_precision]
-    group = data_group(setup.cluster, setup.plan)
-    launch = setup.cluster.device.efficiency.launch
-    return {"data_parallel": launch + all_reduce_ns(payload, group, setup.cluster)}
+def exchange(setup: Setup) -> Parts:
+    """The host's time over one exchange of blocking messages: it waits for the device, which then
+    stands still until the host has filled its queue anew."""
+    return {"host": float(setup.cluster.device.efficiency.message_overhead)}
 
 
 def tied_reduction(setup: Setup, ranks: Sequence[int]) -> Parts:
     """The all-reduce of the shared token table's gradient between the ranks that hold it."""
-    network = setup.network
     table = token_table_parameters(setup.model, setup.plan.tensor)
     payload = table * PRECISION_BYTES[setup.plan.reduced_precision]
     if len(ranks) < 2 or not payload:
         return {}
-    group = group_of([network.devices_of(rank)[0] for rank in ranks], network)
+    group = tied_group(setup.cluster, setup.plan, ranks)
     launch = setup.cluster.device.efficiency.launch
     return {"tied_embedding": launch + all_reduce_ns(payload, group, setup.cluster)}
 
 
 def gradient_norm(setup: Setup, parameters: int) -> Parts:
-    """Reading a rank's gradients and an all-reduce of one number over all devices."""
+    """Reading a rank's gradients (its share of them, where replicas keep shares) and an all-reduce
+    of one number over all devices."""
     plan, device = setup.plan, setup.cluster.device
-    payload = parameters * PRECISION_BYTES[plan.reduced_precision]
+    payload = updated_parameters(parameters, plan) * PRECISION_BYTES[plan.reduced_precision]
     group = group_of(range(plan.num_devices), setup.network)
     scalar = all_reduce_ns(4, group, setup.cluster)
     return {"gradient_norm": 2 * device.efficiency.launch + traffic_ns(payload, device) + scalar}
 
 
-def optimizer_step(setup: Setup, parameters: int) -> Parts:
+def optimizer_step(setup: Setup, parameters: int, summed_parameters: int = 0) -> Parts:
     """A rank's optimizer step: the bytes it touches, and the iteration's fixed time on the host.
 
     Adam reads and writes two moments and the weights (the fp32 copy, where kept, from which the
-    weights are then written) and reads the gradients, through an fp32 copy where they are 16-bit.
-    Not modelled: checks for overflow, a sharded optimizer.
+    weights are then written) and reads the gradients, through an fp32 copy where they are 16-bit;
+    in fp16 they are read once more for overflow. Where the state is sharded, a replica updates its
+    share.
+    summed_parameters: those whose gradients the tensor group must first sum with an all-reduce
+    (`tensor_parallel`), as each device has seen only its own tokens (arXiv 2205.05198).
     """
     plan, device = setup.plan, setup.cluster.device
     weight, gradient = PRECISION_BYTES[plan.precision], PRECISION_BYTES[plan.reduced_precision]
@@ -206,7 +248,25 @@ def optimizer_step(setup: Setup, parameters: int) -> Parts:
         touched = 2 * 4 + weight + (gradient if gradient >= 4 else gradient + 2 * 4)
     if plan.optimizer == "adam":
         touched += 4 * moment
-    return {
-        "optimizer": device.efficiency.launch + optimizer_ns(touched * parameters, device),
+    if plan.precision == "fp16":
+        touched += 4 if plan.keeps_master_weights else gradient
+    updated = updated_parameters(parameters, plan)
+    found: dict[Category, float] = {
+        "optimizer": device.efficiency.launch + optimizer_ns(touched * updated, device),
         "host": float(device.efficiency.iteration_overhead),
     }
+    if summed_parameters:
+        group = tensor_group(setup.cluster, plan)
+        time = all_reduce_ns(summed_parameters * gradient, group, setup.cluster)
+        found["tensor_parallel"] = device.efficiency.launch + time
+    return found
+
+
+def parameters_summed(setup: Setup, parts: Sequence[StagePart]) -> int:
+    """Weights of a rank's stages whose gradients sequence parallelism leaves to be summed."""
+    plan = setup.plan
+    if not plan.sequence_parallel or plan.tensor == 1:
+        return 0
+    return sum(
+        sequence_parallel_parameters(setup.model, part.num_layers, head=part.head) for part in parts
+    )

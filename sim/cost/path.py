@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from sim.cost.costs import CostKey, CostTable
-from sim.schedule.actions import COMPUTE, FLUSH, RECEIVES, SENDS, Kind
+from sim.schedule.actions import FLUSH, RECEIVES, SENDS, Kind
 from sim.schedule.lowering import Program
 
 
@@ -22,11 +22,14 @@ class Composition:
     """The critical path of an iteration.
 
     costs: how often the cost of each key is on it; transfers: how often the transfer (occupancy and
-    latency) of each SEND's key is; rest_ns: time on it that is neither (queueing for a link).
+    latency) of each SEND's key is; hidden: how often a reduction's hidden part is not, as it lies
+    before the pass that the reduction follows on the path; rest_ns: time on it that is none of
+    these (queueing for a link).
     """
 
     costs: Mapping[CostKey, float]
     transfers: Mapping[CostKey, float]
+    hidden: Mapping[CostKey, float] = field(default_factory=dict)
     rest_ns: float = 0.0
 
     def time_ns(self, table: CostTable) -> float:
@@ -35,7 +38,11 @@ class Composition:
         for key, times in self.costs.items():
             cost = table.costs.get(key)
             if cost is not None:
-                total += times * (cost.duration_ns - cost.hidden_ns)
+                total += times * cost.duration_ns
+        for key, times in self.hidden.items():
+            cost = table.costs.get(key)
+            if cost is not None:
+                total -= times * cost.hidden_ns
         for key, times in self.transfers.items():
             transfer = table.transfers.get(key)
             if transfer is not None:
@@ -48,29 +55,29 @@ Simulate: TypeAlias = Callable[[Program, CostTable], tuple[float, Composition]]
 
 
 def closed_form(program: Program, table: CostTable) -> tuple[float, Composition]:
-    """Iteration time of GPipe or 1F1B by T = sum over ranks of x + (m - 1) max x, then the flush.
+    """Iteration time of GPipe or 1F1B by sum over ranks of x/v + (m - 1/v) max x, and the flush.
 
-    x is a rank's forward and backward pass of one microbatch, with the messages it waits for when
-    transfers block (Narayanan et al. 2021, arXiv 2104.04473, section 2.2.1, with the slowest rank
-    in the steady phase). Exact for equal stages and free messages.
-    Not modelled: jitter, contention, interleaving, slices, the partial overlap of warm-up and
-    drain between unequal stages.
+    x is a rank's forward and backward passes of one microbatch through its v stages, with the
+    messages it waits for when transfers block (Narayanan et al. 2021, arXiv 2104.04473, sections
+    2.2.1 and 2.2.2, with the slowest rank in the steady phase). Exact for equal stages and free
+    messages.
+    Not modelled: jitter, contention, slices, the partial overlap of warm-up and drain between
+    unequal stages.
     """
     schedule = program.schedule
     microbatches = max(1, schedule.num_microbatches)
-    present = {CostKey(a.kind, a.stage, a.slice_index, a.pipe) for a in schedule.actions}
-    messages = {
-        CostKey(a.kind, a.stage, a.slice_index, a.pipe)
-        for steps in program.steps
-        for step in steps
-        for a in step
-        if a.kind in SENDS or a.kind in RECEIVES
-    }
+    chunks = schedule.num_stages / schedule.num_ranks
     passes: list[list[CostKey]] = [[] for _ in range(schedule.num_ranks)]
-    for key in present:
-        if key.kind in COMPUTE:
-            passes[schedule.rank_of(key.stage, key.pipe)].append(key)
+    for key in {CostKey(a.kind, a.stage, a.slice_index, a.pipe) for a in schedule.actions}:
+        passes[schedule.rank_of(key.stage, key.pipe)].append(key)
     crossings: list[list[CostKey]] = [[] for _ in range(schedule.num_ranks)]
+    messages: set[CostKey] = set()
+    exchanges = [0] * schedule.num_ranks
+    for rank, steps in enumerate(program.steps):
+        for step in steps:
+            if step[0].kind in SENDS or step[0].kind in RECEIVES:
+                exchanges[rank] += 1
+                messages |= {CostKey(a.kind, a.stage, a.slice_index, a.pipe) for a in step}
     for key in messages:
         if key.kind in SENDS:
             crossings[schedule.rank_of(key.stage, key.pipe)].append(key)
@@ -84,19 +91,18 @@ def closed_form(program: Program, table: CostTable) -> tuple[float, Composition]
         for rank in range(schedule.num_ranks)
     ]
     slowest = max(range(schedule.num_ranks), key=lambda rank: (steady[rank], rank))
-    costs: Counter[CostKey] = Counter()
-    transfers: Counter[CostKey] = Counter()
+    costs: dict[CostKey, float] = dict.fromkeys(messages, 1.0)
+    transfers: dict[CostKey, float] = {}
     for rank in range(schedule.num_ranks):
-        times = microbatches if rank == slowest else 1
-        for key in passes[rank]:
-            costs[key] += times
+        times = microbatches if rank == slowest else 1 / chunks
+        costs |= dict.fromkeys(passes[rank], times)
         for key in crossings[rank]:
-            transfers[key] += times if blocking else 1
-    for key in messages:
-        costs[key] += 1
-    for key, times in _flush(program, table).items():
-        costs[key] += times
-    path = Composition(costs=costs, transfers=transfers)
+            transfers[key] = times if blocking else 1 / chunks
+        if blocking:
+            costs[CostKey(Kind.EXCHANGE, rank)] = exchanges[rank] * times / microbatches
+    flush, hidden = _flush(program, table)
+    costs |= flush
+    path = Composition(costs=costs, transfers=transfers, hidden=hidden)
     return path.time_ns(table), path
 
 
@@ -105,35 +111,43 @@ def _transfers_ns(table: CostTable, keys: list[CostKey]) -> float:
     return sum(t.occupancy_ns + t.latency_ns for t in found)
 
 
-def _flush(program: Program, table: CostTable) -> Counter[CostKey]:
-    """The flush of the rank that takes longest over it."""
-    ranks: list[Counter[CostKey]] = []
+def _flush(program: Program, table: CostTable) -> tuple[Counter[CostKey], Counter[CostKey]]:
+    """The flush of the rank that takes longest over it, and what of it is hidden; of overlapped
+    reductions only the last counts."""
+    ranks: list[tuple[Counter[CostKey], Counter[CostKey]]] = []
     for steps in program.steps:
         keys = [CostKey(a.kind, a.stage) for step in steps for a in step if a.kind in FLUSH]
-        ranks.append(Counter(keys))
-    return max(
-        ranks,
-        key=lambda keys: sum(
-            n * table.costs[key].duration_ns for key, n in keys.items() if key in table.costs
-        ),
-        default=Counter(),
-    )
+        hidden: list[CostKey] = []
+        if program.overlapped_reduction:
+            hidden = [key for key in keys if key.kind is Kind.REDUCE_GRADIENTS][-1:]
+            others = [key for key in keys if key.kind is not Kind.REDUCE_GRADIENTS]
+            keys = hidden + others
+        ranks.append((Counter(keys), Counter(hidden)))
+
+    def time_of(rank: tuple[Counter[CostKey], Counter[CostKey]]) -> float:
+        return Composition(costs=rank[0], transfers={}, hidden=rank[1]).time_ns(table)
+
+    return max(ranks, key=time_of, default=(Counter(), Counter()))
 
 
 def composition_of(
-    compute: Mapping[tuple[str, Kind, int], int], rest_ns: float = 0.0
+    on_path: Mapping[tuple[str, Kind, int], int], rest_ns: float = 0.0
 ) -> Composition:
     """A composition from a critical path's counts by (lane kind, kind, stage), where `transfer`
-    counts a message by either of its ends."""
+    counts a message by either of its ends, and `overlapped` a reduction from the end of the pass it
+    follows."""
     costs: Counter[CostKey] = Counter()
+    hidden: Counter[CostKey] = Counter()
     transfers: Counter[CostKey] = Counter()
-    for (lane, kind, stage), times in compute.items():
+    for (lane, kind, stage), times in on_path.items():
         if lane != "transfer":
             costs[CostKey(kind, stage)] += times
+            if lane == "overlapped":
+                hidden[CostKey(kind, stage)] += times
         elif kind in SENDS:
             transfers[CostKey(kind, stage)] += times
         elif kind is Kind.RECV_FORWARD:
             transfers[CostKey(Kind.SEND_FORWARD, stage - 1)] += times
         else:
             transfers[CostKey(Kind.SEND_BACKWARD, stage + 1)] += times
-    return Composition(costs=costs, transfers=transfers, rest_ns=rest_ns)
+    return Composition(costs=costs, transfers=transfers, hidden=hidden, rest_ns=rest_ns)

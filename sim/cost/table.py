@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from scenarios.schema import PRECISION_BYTES, Scenario
 from sim.cost.costs import Cost, CostKey, CostTable, Transfer
+from sim.cost.data_parallel import gradient_reduction, sharded_times, weight_gather
 from sim.cost.given import given_table
 from sim.cost.measured import (
     fitted_cluster,
@@ -18,10 +19,11 @@ from sim.cost.measured import (
 from sim.cost.modelled import (
     PartTimes,
     Setup,
+    exchange,
     gradient_norm,
-    gradient_reduction,
     message,
     optimizer_step,
+    parameters_summed,
     part_times,
     setup_of,
     stage_times,
@@ -31,7 +33,7 @@ from sim.cost.parts import Parts, rounded, total_ns
 from sim.cost.profile import Part, Pass, Profile
 from sim.schedule.actions import FLUSH, SENDS, Action, Kind
 from sim.schedule.lowering import Program, partner, tied_ranks
-from sim.workload.memory import stage_parameters
+from sim.workload.memory import rank_parameters, stage_parameters
 from sim.workload.parameters import token_table_parameters
 from sim.workload.partition import StagePart, partition, slices_of
 
@@ -58,16 +60,23 @@ def cost_table(
     if profile is not None:
         setup = setup_of(scenario, fitted_cluster(setup.cluster, profile.efficiency))
     parts = partition(scenario, program.schedule.num_stages)
-    costs, assumed = _passes(setup, program, profile, parts)
+    costs, last_times, assumed = _passes(setup, program, profile, parts)
     transfers: dict[CostKey, Transfer] = {}
     if profile is not None and profile.times and setup.plan.clip_gradients:
         assumed = (*assumed, ("gradient norm: not measured, device model as it is", 0.0))
+    split = any(key.kind is Kind.BACKWARD_WEIGHT for key in costs)
     for action in _distinct(program):
+        key = CostKey(action.kind, action.stage)
         if action.kind in SENDS:
             _add_message(setup, program, profile, action, costs, transfers)
+        elif action.kind is Kind.REDUCE_GRADIENTS:
+            part = parts[action.stage]
+            costs[key] = gradient_reduction(setup, part, last_times, split=split)
         elif action.kind in FLUSH:
-            key = CostKey(action.kind, action.stage)
             costs[key] = rounded(_flush(setup, program, profile, parts, action))
+    if program.mode != "overlapped" and setup.cluster.device.efficiency.message_overhead:
+        for rank in range(program.num_ranks):
+            costs[CostKey(Kind.EXCHANGE, rank)] = rounded(exchange(setup))
     return CostTable(costs=costs, transfers=transfers, assumed=assumed)
 
 
@@ -84,18 +93,24 @@ def _distinct(program: Program) -> list[Action]:
 
 def _passes(
     setup: Setup, program: Program, profile: Profile | None, parts: tuple[StagePart, ...]
-) -> tuple[dict[CostKey, Cost], tuple[tuple[str, float], ...]]:
-    """Costs of all passes through stages, and each assumption's share of their time."""
+) -> tuple[dict[CostKey, Cost], PartTimes, tuple[tuple[str, float], ...]]:
+    """Costs of all passes through stages, the times of the parts in a stage's last backward pass,
+    and each assumption's share of the passes' time."""
     schedule = program.schedule
     kinds = sorted({(a.kind, a.slice_index, a.stage, a.pipe) for a in schedule.actions})
     costs: dict[CostKey, Cost] = {}
     shares: dict[str, float] = {}
+    last_times: PartTimes = {}
+    shards = setup.plan.sharding == "full" and setup.plan.data > 1
     for index, (context, tokens) in enumerate(slices_of(setup.model.sequence, schedule.num_slices)):
         assumed: dict[tuple[Part, Pass], str] = {}
         if profile is None:
             times: PartTimes = part_times(setup, tokens, context)
         else:
             times, assumed = profiled_part_times(setup, profile, tokens, context)
+        # Backward passes go from the last slice to the first.
+        last_times = last_times or times
+        loading = float(setup.cluster.device.efficiency.data_loading) if index == 0 else 0.0
         cache: dict[tuple[int, bool, bool], dict[Pass, Cost]] = {}
         for kind, slice_index, stage, pipe in kinds:
             if slice_index != index:
@@ -103,7 +118,9 @@ def _passes(
             part, name = parts[stage], _PASS_OF[kind]
             content = (part.num_layers, part.embedding, part.head)
             if content not in cache:
-                passes = stage_times(part, times)
+                passes = stage_times(part, times, loading)
+                if shards:
+                    passes = sharded_times(setup, part, times, passes)
                 cache[content] = {n: rounded(p) for n, p in passes.items()}
             costs[CostKey(kind, stage, slice_index, pipe)] = cache[content][name]
             counts: dict[Part, int] = {
@@ -117,7 +134,7 @@ def _passes(
                     text = assumed[which, name]
                     shares[text] = shares.get(text, 0.0) + amount
     total = sum(cost.duration_ns for cost in costs.values()) or 1
-    return costs, tuple((what, amount / total) for what, amount in shares.items())
+    return costs, last_times, tuple((what, amount / total) for what, amount in shares.items())
 
 
 def _add_message(
@@ -141,7 +158,9 @@ def _add_message(
         network = setup.network
         ends = (network.devices_of(rank)[0] for rank in (source, target))
         near = len({network.node_of(device) for device in ends}) == 1
-        if profile.transfer is not None and near and not setup.plan.scatter_gather:
+        plan = setup.plan
+        scattered = plan.tensor > 1 and (plan.scatter_gather or plan.sequence_parallel)
+        if profile.transfer is not None and near and not scattered:
             transfer = Transfer(
                 occupancy_ns=round(payload * profile.transfer.ns_per_byte),
                 latency_ns=round(profile.transfer.fixed_ns),
@@ -165,8 +184,8 @@ def _flush(
     action: Action,
 ) -> Parts:
     schedule = program.schedule
-    if action.kind is Kind.REDUCE_GRADIENTS:
-        return gradient_reduction(setup, stage_parameters(parts[action.stage], setup.scenario))
+    if action.kind is Kind.GATHER_WEIGHTS:
+        return weight_gather(setup, stage_parameters(parts[action.stage], setup.scenario))
     if action.kind is Kind.REDUCE_TIED:
         if not setup.model.tied_embeddings:
             return {}
@@ -175,11 +194,16 @@ def _flush(
             payload = table * PRECISION_BYTES[setup.plan.reduced_precision]
             return {"tied_embedding": message_time_ns(profile.all_reduce, payload)}
         return tied_reduction(setup, tied_ranks(schedule))
-    held = [parts[stage] for stage in schedule.stages_of(action.stage)]
-    count = sum(stage_parameters(part, setup.scenario) for part in held)
+    ranks = [
+        [parts[stage] for stage in schedule.stages_of(rank)] for rank in range(schedule.num_ranks)
+    ]
     if action.kind is Kind.GRADIENT_NORM:
-        return gradient_norm(setup, count)
-    step = optimizer_step(setup, count)
+        # All ranks meet, so that the one with most to read decides for all.
+        return gradient_norm(setup, max(rank_parameters(held, setup.scenario) for held in ranks))
+    held = ranks[action.stage]
+    step = optimizer_step(
+        setup, rank_parameters(held, setup.scenario), parameters_summed(setup, held)
+    )
     if profile is not None:
         measured = profiled_optimizer_ns(
             setup,
@@ -189,5 +213,5 @@ def _flush(
             any(part.head for part in held),
         )
         if measured is not None:
-            return {"measured": measured, "host": step["host"]}
+            return {**step, "optimizer": 0.0, "measured": measured}
     return step

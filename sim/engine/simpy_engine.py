@@ -10,7 +10,7 @@ The rules, which the compiled engine shares:
   links at once for its occupancy and arrives a latency later. Links serve transfers first come,
   first served; transfers that come in the same nanosecond, by (receiving rank, message).
 - In an `overlapped` program sends and receives go on by themselves; in a `blocking` one a step of
-  messages ends when all of them have arrived.
+  messages ends when all of them have arrived, and then the rank's host takes its EXCHANGE time.
 - A reduction starts when all its ranks have come, and ends for all at once, after the longest of
   their durations.
 - An overlapped reduction of gradients is posted and not waited for; a rank's run one after another
@@ -83,6 +83,7 @@ class _Engine:
     def rank(self, rank: int) -> _Process:
         """Walk the rank's steps."""
         overlapped = self.program.mode == "overlapped"
+        exchanges = 0
         for step in self.program.steps[rank]:
             kind = step[0].kind
             if kind in COMPUTE:
@@ -94,6 +95,8 @@ class _Engine:
                     self.post(message)
                 if not overlapped:
                     yield from self.finish_messages(rank, step)
+                    yield from self.work(rank, Action(Kind.EXCHANGE, rank, exchanges))
+                    exchanges += 1
             elif kind is Kind.REDUCE_GRADIENTS and self.program.overlapped_reduction:
                 self.reduce_beside(rank, step[0])
             elif kind is Kind.OPTIMIZER:

@@ -4,7 +4,8 @@
 in pipe 1 of a bidirectional schedule. Communication is `2SEND_F0` (stage 2 sends its output),
 `2RECV_F0` (stage 2 receives its input), `2SEND_B0` and `2RECV_B0` (gradients, the other way), and
 the flush `2REDUCE_GRAD`, `0TIED`, `1NORM`, `1STEP`, `2GATHER`; of these, NORM and STEP number the
-rank.
+rank. `1EXCHANGE4` is what rank 1's host takes over its exchange 4 of blocking messages; it stands
+in no program: engines record it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Kind(StrEnum):
     RECV_FORWARD = "RECV_F"
     SEND_BACKWARD = "SEND_B"
     RECV_BACKWARD = "RECV_B"
+    EXCHANGE = "EXCHANGE"
     REDUCE_GRADIENTS = "REDUCE_GRAD"
     REDUCE_TIED = "TIED"
     GRADIENT_NORM = "NORM"
@@ -46,7 +48,8 @@ FLUSH = frozenset(
 )
 
 _PATTERN = re.compile(
-    r"(?P<stage>\d+)(?P<kind>SEND_F|RECV_F|SEND_B|RECV_B|REDUCE_GRAD|TIED|NORM|STEP|GATHER|F|B|I|W)"
+    r"(?P<stage>\d+)(?P<kind>SEND_F|RECV_F|SEND_B|RECV_B|EXCHANGE|REDUCE_GRAD|TIED|NORM|STEP|GATHER"
+    r"|F|B|I|W)"
     r"(?P<microbatch>\d+)?(?:\.(?P<slice>\d+))?(?:@(?P<pipe>\d+))?"
 )
 

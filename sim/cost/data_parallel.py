@@ -1,0 +1,186 @@
+"""Costs of data parallelism: reductions after the passes or beside them, and sharded replicas.
+
+Sharding is that of Rajbhandari et al. 2020, "ZeRO" (arXiv 1910.02054): of the optimizer's state
+alone (stage 1; Megatron-LM's distributed optimizer), or of weights, gradients and state (stage 3;
+PyTorch's FSDP). Overlapped reductions are bucketed as torch's DistributedDataParallel buckets them
+(Li et al. 2020, arXiv 2006.15704, section 3.2.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from scenarios.schema import PRECISION_BYTES
+from sim.cost.collectives import all_gather_ns, all_reduce_ns, data_group, reduce_scatter_ns
+from sim.cost.costs import Cost
+from sim.cost.modelled import PartTimes, PassTimes, Setup
+from sim.cost.parts import Parts, rounded, summed, total_ns
+from sim.cost.profile import Part, Pass
+from sim.workload.memory import part_parameters
+from sim.workload.parameters import token_table_parameters
+from sim.workload.partition import StagePart
+
+Payloads: TypeAlias = Sequence[tuple[int, float]]
+"""Gradients in the order in which a backward pass makes them: (bytes, ns it then still takes)."""
+
+
+def gradient_reduction(
+    setup: Setup, part: StagePart, times: PartTimes, *, split: bool = False
+) -> Cost:
+    """The reduction of a stage's gradients over the data-parallel replicas: an all-reduce, or a
+    reduce-scatter where the optimizer's state is sharded.
+
+    With `plan.gradient_reduction: overlapped` in buckets during the stage's last backward pass (its
+    last W, where the backward pass is split): its duration is the sum of the buckets', and hidden
+    is what can lie before that pass ends.
+    Not modelled: that a reduction slows the passes beside it down, DDP's smaller first bucket.
+    """
+    plan, cluster = setup.plan, setup.cluster
+    group, launch = data_group(cluster, plan), cluster.device.efficiency.launch
+    reduce = reduce_scatter_ns if plan.sharding == "optimizer" else all_reduce_ns
+
+    def time_of(payload_bytes: float) -> float:
+        return launch + reduce(payload_bytes, group, cluster)
+
+    width = PRECISION_BYTES[plan.reduced_precision]
+    payloads = _gradients(setup, part, times, "backward_weight" if split else "backward", width)
+    if plan.gradient_reduction == "after":
+        return rounded({"data_parallel": time_of(sum(size for size, _ in payloads))})
+    buckets = bucketed(payloads, plan.gradient_bucket)
+    durations = [time_of(size) for size, _ in buckets]
+    tail = reduction_tail_ns([left for _, left in buckets], durations)
+    cost = rounded({"data_parallel": sum(durations)})
+    return replace(cost, hidden_ns=max(0, cost.duration_ns - round(tail)))
+
+
+def _gradients(setup: Setup, part: StagePart, times: PartTimes, name: Pass, width: int) -> Payloads:
+    """Head, layers from the last to the first, embedding; a tied table that both ends of one stage
+    use is complete with the embedding."""
+    sizes = dict(part_parameters(part, setup.scenario))
+    if part.head and part.embedding and setup.model.tied_embeddings:
+        sizes["head"] -= token_table_parameters(setup.model, setup.plan.tensor)
+    numbers: dict[Part, int] = {
+        "head": int(part.head),
+        "layer": part.num_layers,
+        "embedding": int(part.embedding),
+    }
+    order = [which for which, number in numbers.items() for _ in range(number)]
+    left = sum(total_ns(times[which][name]) for which in order)
+    found = []
+    for which in order:
+        left -= total_ns(times[which][name])
+        found.append((sizes[which] * width, max(0.0, left)))
+    return found
+
+
+def bucketed(payloads: Payloads, bucket_bytes: int) -> Payloads:
+    """Buckets of at most `bucket_bytes` in the order of the gradients, each with the time that the
+    pass still takes when the last gradient in it is made."""
+    found: list[tuple[int, float]] = []
+    filled = 0
+    for size, left in payloads:
+        while filled + size >= bucket_bytes:
+            found.append((bucket_bytes, left))
+            size -= bucket_bytes - filled
+            filled = 0
+        filled += size
+    return [*found, (filled, payloads[-1][1])] if filled else found
+
+
+def reduction_tail_ns(left_ns: Sequence[float], durations_ns: Sequence[float]) -> float:
+    """How long reductions go on after a pass, one after the other, each from when it is ready.
+
+    left_ns: how long before the end of the pass each is ready, the first one first. The tail is the
+    largest over them of what is left to reduce from its being ready on, less what the pass still
+    takes then.
+    """
+    tail = following = 0.0
+    for left, duration in zip(reversed(left_ns), reversed(durations_ns), strict=True):
+        following += duration
+        tail = max(tail, following - left)
+    return tail
+
+
+def weight_gather(setup: Setup, parameters: int) -> Parts:
+    """The all-gather of a stage's updated weights, of which each replica made a share."""
+    plan, cluster = setup.plan, setup.cluster
+    payload = parameters * PRECISION_BYTES[plan.precision]
+    time = all_gather_ns(payload, data_group(cluster, plan), cluster)
+    return {"weight_gather": cluster.device.efficiency.launch + time}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lane:
+    """What one pass communicates: the sums, and what nothing can hide at its ends."""
+
+    gather: float
+    scatter: float
+    first: float
+    last: float
+
+
+def sharded_times(setup: Setup, part: StagePart, times: PartTimes, passes: PassTimes) -> PassTimes:
+    """A stage's passes with full sharding: each gathers the weights of its layers, ahead of their
+    use, and a backward pass reduce-scatters every microbatch's gradients behind it.
+
+    A pass ends when both lanes have: the first part's gather, all computation and the last part's
+    reduce-scatter; or all communication and the computation of the last part. The backward pass
+    gathers once, also for recomputation, which happens in it; the embedding's lookup gathers only
+    going forward. What is longer than the computation is exposed, `weight_gather` and
+    `data_parallel` in proportion to their times.
+    Not modelled: limits to how far ahead weights are gathered, that communication slows computation
+    down, a second stream for reduce-scatters.
+    """
+    plan, cluster = setup.plan, setup.cluster
+    group, launch = data_group(cluster, plan), cluster.device.efficiency.launch
+    counts: Mapping[str, int] = part_parameters(part, setup.scenario)
+
+    def each(width: int, time: Callable[..., float], sizes: Mapping[str, int]) -> dict[str, float]:
+        return {w: launch + time(n * width, group, cluster) for w, n in sizes.items()}
+
+    gathers = each(PRECISION_BYTES[plan.precision], all_gather_ns, counts)
+    made = dict(counts)
+    if part.head and part.embedding and setup.model.tied_embeddings:
+        made["head"] -= token_table_parameters(setup.model, plan.tensor)
+    scatters = each(PRECISION_BYTES[plan.reduced_precision], reduce_scatter_ns, made)
+    numbers = {"layer": part.num_layers, "embedding": 1, "head": 1}
+    first: Part = "embedding" if part.embedding else "layer"
+    last: Part = "head" if part.head else "layer"
+
+    def whole(of: Mapping[str, float], *, without: str = "") -> float:
+        return sum(numbers[which] * time for which, time in of.items() if which != without)
+
+    again = whole(gathers, without="embedding")
+    lanes: dict[Pass, tuple[_Lane, Part]] = {
+        "forward": (
+            _Lane(gather=whole(gathers), scatter=0.0, first=gathers[first], last=0.0),
+            last,
+        ),
+        "backward": (
+            _Lane(gather=again, scatter=whole(scatters), first=gathers[last], last=scatters[first]),
+            first,
+        ),
+        "backward_input": (
+            _Lane(gather=again, scatter=0.0, first=gathers[last], last=0.0),
+            first,
+        ),
+        "backward_weight": (
+            _Lane(gather=0.0, scatter=whole(scatters), first=0.0, last=scatters[first]),
+            last,
+        ),
+    }
+    return {name: _both(passes[name], times, name, *lanes[name]) for name in lanes}
+
+
+def _both(compute: Parts, times: PartTimes, name: Pass, lane: _Lane, end: Part) -> Parts:
+    alone = total_ns(compute)
+    communication = lane.gather + lane.scatter
+    longest = max(lane.first + alone + lane.last, communication + total_ns(times[end][name]))
+    exposed = (longest - alone) / communication
+    parts: Parts = {
+        "weight_gather": exposed * lane.gather,
+        "data_parallel": exposed * lane.scatter,
+    }
+    return summed([(1.0, compute), (1.0, parts)])
