@@ -27,8 +27,11 @@ class GradientBuckets:
         on_ready: OnReady,
         bucket_bytes: int,
     ) -> None:
-        """starts: the parameters, each with its first element in the buffer, ascending. on_ready: called with a
-        slice's index and view. bucket_bytes: a slice ends with the parameter that reaches it."""
+        """starts: the parameters, each with its first element in the buffer, ascending.
+
+        on_ready: called with a slice's index and view.
+        bucket_bytes: a slice ends with the parameter that reaches it.
+        """
         views: list[Tensor] = []
         members: list[int] = []
         self._bucket: dict[Tensor, int] = {}

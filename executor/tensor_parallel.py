@@ -23,11 +23,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from executor.collectives import all_gather, reduce_scatter
 from executor.deferred import Linear, WeightGradients, linear, weight_half
-
-# Newer versions of torch warn that they have renamed these two.
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +64,10 @@ def sum_over(tensors: Sequence[Tensor], tensor: TensorGroup) -> None:
         return
     flat = torch.cat([t.reshape(-1) for t in tensors])
     dist.all_reduce(flat, group=tensor.group)
-    for target, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-        target.copy_(total.view(target.shape))
+    start = 0
+    for target in tensors:
+        target.copy_(flat[start : start + target.numel()].view(target.shape))
+        start += target.numel()
 
 
 def reduce_from(inputs: Tensor, tensor: TensorGroup) -> Tensor:
@@ -276,7 +275,8 @@ class _CrossEntropy(torch.autograd.Function):
         local = local.masked_fill(~here, 0)
         wanted = shifted.gather(1, local.unsqueeze(-1)).squeeze(-1).masked_fill(~here, 0.0)
         exponentials = shifted.exp_()
-        totals, wanted = _summed(torch.stack((exponentials.sum(-1), wanted)), tensor)
+        sums = _summed(torch.stack((exponentials.sum(-1), wanted)), tensor)
+        totals, wanted = sums[0], sums[1]
         counted = targets != ignored
         losses = (totals.log() - wanted).masked_fill(~counted, 0.0)
         softmax = exponentials.div_(totals.unsqueeze(-1))
@@ -307,7 +307,7 @@ def _gathered(own: Tensor, tensor: TensorGroup) -> Tensor:
     if tensor.group is None:
         return own.repeat(1, tensor.size, 1)
     parts = own.new_empty((tensor.size * batch, tokens, width))
-    _all_gather(parts, own.contiguous(), group=tensor.group)
+    all_gather(parts, own.contiguous(), group=tensor.group)
     by_rank = parts.view(tensor.size, batch, tokens, width)
     return by_rank.transpose(0, 1).reshape(batch, tensor.size * tokens, width)
 
@@ -320,5 +320,5 @@ def _reduce_scattered(partial: Tensor, tensor: TensorGroup) -> Tensor:
     if tensor.group is None:
         return by_rank[tensor.rank]
     output = partial.new_empty((batch, own, width))
-    _reduce_scatter(output, by_rank.view(-1, own, width), group=tensor.group)
+    reduce_scatter(output, by_rank.view(-1, own, width), group=tensor.group)
     return output
