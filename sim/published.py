@@ -7,6 +7,7 @@ that the profile was calibrated on are kept, but do not count.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from sim.cost.baselines import constant_rate, constant_rate_with_bubble
 from sim.cost.profile import Profile
 from sim.cost.runs import Run
 from sim.prediction import fits, predict
-from sim.scores import score
+from sim.scores import TIE, score
 from sim.workload.flops import hardware_flops
 
 Progress = Callable[[str], None]
@@ -320,7 +321,7 @@ def _orders(rows: Sequence[JudgedRow], predicted_s: Sequence[float]) -> tuple[in
     for (p, m), (q, n) in combinations(times, 2):
         if max(m, n) / min(m, n) > 1 + CLEARLY:
             pairs += 1
-            right += (p - q) * (m - n) > 0
+            right += (p < q) == (m < n) and not math.isclose(p, q, rel_tol=TIE)
     return pairs, right
 
 
