@@ -84,7 +84,7 @@ def run_scenario(
         )
     progress(
         f"running {scenario.name}: {execution.iterations} iterations on "
-        f"{scenario.plan.pipeline} ranks ..."
+        f"{scenario.plan.num_devices} ranks ..."
     )
     session = run_session(assignment, progress)
     if session is None:
@@ -104,12 +104,11 @@ def require_supported(scenario: Scenario) -> None:
     problems = []
     if scenario.model is None:
         problems.append("it has costs but no model: only `simulate` can replay it")
-    for name in ("tensor", "data"):
-        degree = getattr(plan, name)
-        if degree > 1:
-            problems.append(
-                f"plan.{name} is {degree}: the executor runs pipelines alone so far, so 1 is needed"
-            )
+    if plan.sharding == "full":
+        problems.append(
+            "plan.sharding is full: the executor shards the optimizer alone so far; "
+            "`sharding: optimizer` would work"
+        )
     if problems:
         raise UnsupportedPlan(f"{scenario.name} cannot be run: " + "; ".join(problems))
     waiting = run_untimed(build_program(scenario), synchronous=True)

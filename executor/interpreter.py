@@ -2,7 +2,8 @@
 
 It knows no schedule: whatever order the program holds, it posts receives where the program says,
 sends without waiting, and waits for a message only at the pass that consumes it (in a `blocking`
-program, at the end of the step of messages).
+program, at the end of the step of messages). The program counts pipeline ranks, and the transport
+world ranks; `line` leads from one to the other.
 
 Spans touch: an action's begins where the one before ended, unless it waited, so that the
 interpreter's own time is inside the spans and not lost between them.
@@ -11,17 +12,18 @@ interpreter's own time is inside the spans and not lost between them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from executor.data import Data
 from executor.marks import Marks
+from executor.mesh import Place
 from executor.optimizer import Optimizer
+from executor.reductions import Reductions
 from executor.stages import StageRunner
 from executor.transport.base import (
     PendingReceive,
@@ -73,37 +75,35 @@ class IterationRecord:
         return replace(self, records=records)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Groups:
-    """Process groups for the flush; None where nothing is reduced (a null transport, one rank)."""
-
-    everyone: dist.ProcessGroup | None = None
-    tied: dist.ProcessGroup | None = None
-
-
 class Interpreter:
-    """Runs iterations of one rank's program."""
+    """Runs iterations of one rank's program.
+
+    place: this rank's indices. line: the world ranks of its pipeline, by pipeline rank.
+    runners, optimizers: of its stages.
+    keep_gradients: copy them, before they are clipped, to `kept`.
+    """
 
     def __init__(
         self,
         *,
         program: Program,
-        rank: int,
+        place: Place,
+        line: Sequence[int],
         runners: Mapping[int, StageRunner],
         optimizers: Mapping[int, Optimizer],
         transport: Transport,
-        groups: Groups,
+        reductions: Reductions,
         data: Data,
         marks: Marks,
         deadline_s: float,
         keep_gradients: bool = False,
     ) -> None:
-        self.program, self.rank = program, rank
+        self.program, self.place, self.line = program, place, line
         self.keep_gradients = keep_gradients
         self.kept: dict[str, Tensor] = {}
         self.schedule = program.schedule
         self.runners, self.optimizers = runners, optimizers
-        self.transport, self.groups, self.data, self.marks = transport, groups, data, marks
+        self.transport, self.reductions, self.data, self.marks = transport, reductions, data, marks
         self.deadline_s = deadline_s
         self.overlapped = program.mode == "overlapped"
         self.on_host = all(r.device.type == "cpu" for r in runners.values())
@@ -116,10 +116,17 @@ class Interpreter:
         self.batches: dict[int, tuple[Tensor, Tensor]] = {}
         self.raw: list[tuple[str, Action, Any, Any]] = []
         self.messages: list[tuple[Action, PendingReceive, int | None]] = []
+        self.reducing: list[tuple[Action, Any]] = []
+        self.settled = False
         self.foreign_ns = self.compute_ns = 0
-        self.code = [
-            (self._handler(step), step, self._inputs(step[0])) for step in program.steps[rank]
-        ]
+        self.steps = program.steps[place.pipeline]
+        self.peers = {
+            message: line[peer(message, self.schedule)]
+            for step in self.steps
+            for message in step
+            if message.kind in SENDS or message.kind in RECEIVES
+        }
+        self.code = [(self._handler(step), step, self._inputs(step[0])) for step in self.steps]
 
     def run_iteration(self, iteration: int) -> IterationRecord:
         """Run every step once.
@@ -140,13 +147,13 @@ class Interpreter:
 
     def describe(self) -> str:
         """Where this rank is: its program counter and pending messages, for its last words."""
-        steps = self.program.steps[self.rank]
-        if self.counter >= len(steps):
-            return f"rank {self.rank} has ended iteration {self.iteration}"
-        at = " ".join(map(str, steps[self.counter]))
+        who = f"rank {self.line[self.place.pipeline]} ({self.place})"
+        if self.counter >= len(self.steps):
+            return f"{who} has ended iteration {self.iteration}"
+        at = " ".join(map(str, self.steps[self.counter]))
         return (
-            f"rank {self.rank} is in iteration {self.iteration} at step {self.counter} of "
-            f"{len(steps)} ({at}); {self.transport.describe()}"
+            f"{who} is in iteration {self.iteration} at step {self.counter} of "
+            f"{len(self.steps)} ({at}); {self.transport.describe()}"
         )
 
     def _handler(self, step: Step) -> Callable[[Step, tuple[Action, ...], Any], Any]:
@@ -155,10 +162,13 @@ class Interpreter:
             return self._compute
         if kind in SENDS or kind in RECEIVES:
             return self._messages_overlapped if self.overlapped else self._messages_blocking
+        early = self.program.overlapped_reduction
         return {
+            Kind.REDUCE_GRADIENTS: self._reduction_posted if early else self._reduce_gradients,
             Kind.REDUCE_TIED: self._reduce_tied,
             Kind.GRADIENT_NORM: self._gradient_norm,
             Kind.OPTIMIZER: self._optimizer,
+            Kind.GATHER_WEIGHTS: self._gather_weights,
         }[kind]
 
     def _inputs(self, action: Action) -> tuple[Action, ...]:
@@ -240,7 +250,7 @@ class Interpreter:
         assert shape is not None
         return ReceivePost(
             message=message,
-            source=peer(message, self.schedule),
+            source=self.peers[message],
             shape=shape,
             dtype=runner.dtype,
         )
@@ -254,7 +264,7 @@ class Interpreter:
             )
             return last
         tensor = self.made.pop(message)
-        destination = peer(message, self.schedule)
+        destination = self.peers[message]
         self.sending.append((message, self.transport.send(message, destination, tensor)))
         end = self.marks.mark()
         self.raw.append(("compute", message, last, end))
@@ -265,7 +275,7 @@ class Interpreter:
         posts: list[Post] = [
             SendPost(
                 message=message,
-                destination=peer(message, self.schedule),
+                destination=self.peers[message],
                 tensor=self.made.pop(message),
             )
             if message.kind in SENDS
@@ -295,34 +305,58 @@ class Interpreter:
             pending.wait(self.deadline_s)
         self.sending.clear()
 
+    def _reduce_gradients(self, step: Step, inputs: tuple[Action, ...], last: Any) -> Any:
+        self.reductions.reduce(step[0].stage)
+        return self._collective(step[0], last)
+
+    def _reduction_posted(self, step: Step, inputs: tuple[Action, ...], last: Any) -> Any:
+        """Its buckets are under way since they were made, within the pass before."""
+        self.reducing.append((step[0], last))
+        return last
+
+    def _settle(self, last: Any) -> Any:
+        """Before the first use of the gradients: wait for all that was posted, and sum parts."""
+        if self.settled:
+            return last
+        self.settled = True
+        for n, (action, posted) in enumerate(self.reducing):
+            self.reductions.wait(action.stage)
+            # One after the other on their lane, as far as the host can tell them apart.
+            last = self._collective(action, last if n else posted)
+        self.reductions.sum_partial()
+        return last
+
     def _reduce_tied(self, step: Step, inputs: tuple[Action, ...], last: Any) -> Any:
-        start = self.marks.mark()
-        if self.groups.tied is not None:
-            for runner in self.runners.values():
-                if runner.tied_gradient is not None:
-                    dist.all_reduce(runner.tied_gradient, group=self.groups.tied)
-        end = self.marks.mark()
-        self.raw.append(("collective", step[0], start, end))
-        return end
+        last = self._settle(last)
+        self.reductions.sum_tied()
+        return self._collective(step[0], last)
 
     def _gradient_norm(self, step: Step, inputs: tuple[Action, ...], last: Any) -> Any:
+        last = self._settle(last)
         self._keep_gradients()
         squared = torch.stack([o.squared_norm() for o in self.optimizers.values()]).sum()
-        if self.groups.everyone is not None:
-            dist.all_reduce(squared, group=self.groups.everyone)
+        self.reductions.sum_norm(squared)
         for optimizer in self.optimizers.values():
             optimizer.clip(squared.sqrt())
+        return self._collective(step[0], last)
+
+    def _gather_weights(self, step: Step, inputs: tuple[Action, ...], last: Any) -> Any:
+        self.reductions.gather(step[0].stage)
+        return self._collective(step[0], last)
+
+    def _collective(self, action: Action, start: Any) -> Any:
+        """Record what has just ended; the present."""
         end = self.marks.mark()
-        self.raw.append(("collective", step[0], last, end))
+        self.raw.append(("collective", action, start, end))
         return end
 
     def _keep_gradients(self) -> None:
         """Copy the whole gradients, once an iteration, before clipping and the step change them."""
         if self.keep_gradients and not self.kept:
-            for runner in self.runners.values():
-                self.kept.update({n: g.cpu().clone() for n, g in runner.gradients.items()})
+            self.kept = self.reductions.whole_gradients()
 
     def _optimizer(self, step: Step, inputs: tuple[Action, ...], last: Any) -> Any:
+        last = self._settle(last)
         self._keep_gradients()
         for optimizer in self.optimizers.values():
             optimizer.step()
@@ -334,13 +368,16 @@ class Interpreter:
         """What is prepared outside the measured time: data, and gradients set to zero."""
         needs_data = any(r.part.embedding or r.part.head for r in self.runners.values())
         if needs_data:
-            microbatches = {a.microbatch for a in self.schedule.orders[self.rank]}
+            microbatches = {a.microbatch for a in self.schedule.orders[self.place.pipeline]}
             self.batches = {
-                m: self.data.batch(self.iteration, 0, m) for m in microbatches if m is not None
+                m: self.data.batch(self.iteration, self.place.data, m)
+                for m in microbatches
+                if m is not None
             }
         for runner in self.runners.values():
             runner.zero_grad()
-        self.raw, self.messages = [], []
+        self.raw, self.messages, self.reducing = [], [], []
+        self.settled = False
         self.kept = {}
         self.foreign_ns = self.compute_ns = 0
 

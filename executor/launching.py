@@ -16,10 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from executor.assembly import assemble, whole_tensors
 from executor.clocks import measure_offset
 from executor.launch import RankContext, joined, launch, under_torchrun
 from executor.pinning import pin
-from executor.session import Assignment, RankResult, assemble, run_visits
+from executor.session import Assignment, RankResult, run_visits
 from sim.measurement import Measurement
 
 RUN_LIMIT_S = 24 * 3600.0
@@ -42,7 +43,7 @@ class RankResults:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionResult:
     """A session's measurements, one per visit (fewer where it was interrupted); and, where asked,
-    every rank's copy of each gradient and weight by parameter name."""
+    every copy of each whole gradient and weight by parameter name, of the last visit."""
 
     measurements: tuple[Measurement, ...]
     interrupted: bool
@@ -102,7 +103,7 @@ def run_ranks(
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != num_ranks:
         raise LaunchError(
-            f"torchrun started {world} ranks, but the scenario's pipeline has {num_ranks}: start "
+            f"torchrun started {world} ranks, but the scenario's plan has {num_ranks}: start "
             f"{num_ranks}, as `torchrun --nproc-per-node {num_ranks}` on one machine"
         )
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -126,7 +127,7 @@ def run_session(
     Interrupted once, it keeps what was finished; KeyboardInterrupt is raised where that is nothing.
     """
     first = assignment.scenarios[0]
-    num_ranks = first.plan.pipeline
+    num_ranks = first.plan.num_devices
     kind = first.cluster.device.kind if first.cluster is not None else "cpu"
     device = device_kind(num_ranks, kind)
     found = run_ranks(
@@ -148,18 +149,12 @@ def run_session(
     measurements = assemble(assignment, results, environment)
     if not measurements:
         raise KeyboardInterrupt
-    gradients: dict[str, list[Tensor]] = {}
-    weights: dict[str, list[Tensor]] = {}
-    for result in results:
-        for name, tensor in result.gradients.items():
-            gradients.setdefault(name, []).append(tensor)
-        for name, tensor in result.weights.items():
-            weights.setdefault(name, []).append(tensor)
+    last = assignment.scenarios[assignment.visits[-1].job]
     return SessionResult(
         measurements=measurements,
         interrupted=any(r.interrupted for r in results),
-        gradients=gradients,
-        weights=weights,
+        gradients=whole_tensors(last, [r.gradients for r in results]),
+        weights=whole_tensors(last, [r.weights for r in results]),
         environment=environment,
     )
 

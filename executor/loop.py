@@ -144,7 +144,7 @@ def _require_alike(judged: Sequence[Loaded], others: Sequence[Loaded]) -> None:
     everyone = [*judged, *others]
     for item in everyone:
         require_supported(item.scenario)
-    ranks = {item.scenario.plan.pipeline for item in everyone}
+    ranks = {item.scenario.plan.num_devices for item in everyone}
     if len(ranks) > 1:
         raise UnsupportedPlan(
             f"one session has one number of ranks, but these scenarios need {sorted(ranks)}: "

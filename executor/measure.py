@@ -217,9 +217,7 @@ def _passes(
         runner = StageRunner(
             StageModule(local, part, device=device), local, part, split_backward=split
         )
-        optimizer = Optimizer(
-            local, runner.parameters, runner.gradients, copied=runner.module.copied_name
-        )
+        optimizer = Optimizer(local, runner.parameters, runner.gradients)
         pending: list[tuple[Pass, Any, Any]] = []
         gc.collect()
         gc.disable()

@@ -3,13 +3,16 @@
 Low-precision weights are updated through fp32 copies, kept between the steps where the plan keeps
 master weights and made for the step where it does not; Adam's moments are in fp32 (fp64 in fp64).
 
+Where the optimizer is sharded over replicas (ZeRO-1), `own_segments` cuts parameters and gradients
+to one replica's share, which is then all that it updates and keeps state for.
+
 Covered: a fixed loss scale for fp16. Not covered: dynamic loss scaling, skipped steps, weight
-decay, learning rate schedules, a sharded (ZeRO) optimizer.
+decay, learning rate schedules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,35 +30,59 @@ def loss_scale(plan: Plan) -> float:
     return _FP16_LOSS_SCALE if plan.precision == "fp16" else 1.0
 
 
+def own_segments(
+    tensors: Mapping[str, Tensor], ranges: Sequence[tuple[int, int]], starts: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """The parts of a stage's parameters or gradients that lie in some ranges of its flat buffer.
+
+    ranges: (begin, end) elements, ascending. starts: each tensor's first element in the buffer.
+    Returns one-dimensional views: a tensor's own name where it lies whole in one range, else with
+    the elements that are in it, as `weight[16:32]`.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        start, flat = starts[name], tensor.detach().view(-1)
+        for begin, end in ranges:
+            low, high = max(begin - start, 0), min(end - start, flat.numel())
+            if low < high:
+                whole = high - low == flat.numel()
+                found[name if whole else f"{name}[{low}:{high}]"] = flat[low:high]
+    return found
+
+
 class Optimizer:
-    """Updates the parameters of one stage.
+    """Updates the parameters of one stage, or one replica's segments of them.
 
     parameters, gradients: by name; the gradients are those accumulated over the iteration, in the
     plan's reduced precision, and are read at each call (so they may be reduced in place before).
-    copied: the name of a parameter that another stage holds too and counts in the norm.
+    uncounted: the names of parameters that another rank holds too and counts in the norm.
     """
 
     def __init__(
         self,
         scenario: Scenario,
-        parameters: Mapping[str, nn.Parameter],
+        parameters: Mapping[str, Tensor],
         gradients: Mapping[str, Tensor],
         *,
-        copied: str | None = None,
+        uncounted: Collection[str] = (),
     ) -> None:
         plan, rate = scenario.plan, scenario.execution.learning_rate
         dtype = torch.float64 if plan.precision == "fp64" else torch.float32
         self._unscale = 1.0 / loss_scale(plan)
         self._parameters = [parameters[name] for name in parameters]
         self._gradients = [gradients[name] for name in parameters]
-        self._counted = [gradients[name] for name in parameters if name != copied]
+        self._device = self._gradients[0].device if self._gradients else torch.device("cpu")
+        self._counted = [
+            gradients[name] for name in parameters if name.partition("[")[0] not in uncounted
+        ]
         self._keeps = plan.keeps_master_weights
         self._copies = self._keeps or any(p.dtype != dtype for p in self._parameters)
-        self._updated = self._parameters
-        if self._copies:
-            self._updated = [
-                nn.Parameter(p.detach().to(dtype, copy=True)) for p in self._parameters
-            ]
+        self._updated = [
+            p
+            if isinstance(p, nn.Parameter) and not self._copies
+            else nn.Parameter(p.detach().to(dtype, copy=self._copies))
+            for p in self._parameters
+        ]
         self._optimizer: torch.optim.Optimizer
         if plan.optimizer == "adam":
             self._optimizer = torch.optim.Adam(self._updated, lr=rate, fused=True)
@@ -72,10 +99,10 @@ class Optimizer:
     def squared_norm(self) -> Tensor:
         """The squared norm of this stage's gradients, an fp64 scalar on their device.
 
-        The gradients of a copied weight are left out: the first stage counts them.
+        Those of `uncounted` parameters are left out.
         """
         if not self._counted:
-            return torch.zeros((), dtype=torch.float64, device=self._gradients[0].device)
+            return torch.zeros((), dtype=torch.float64, device=self._device)
         norms = [
             torch.linalg.vector_norm(
                 g, dtype=torch.float64 if g.dtype == torch.float64 else torch.float32

@@ -1,15 +1,15 @@
 """A session: local ranks that build several scenarios once and run them in turn.
 
 Calibration and judged runs alternate in one session, on the same warm processes, so that they see
-the same machine. `rank_main` runs in every rank; `assemble` turns what the ranks recorded into
-measurements.
+the same machine. `run_visits` runs in every rank; `executor.assembly` turns what the ranks recorded
+into measurements.
 """
 
 from __future__ import annotations
 
 import gc
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,23 +19,22 @@ from torch import Tensor
 
 from executor.clocks import ClockMap, ClockOffset
 from executor.data import Data
-from executor.interpreter import Groups, Interpreter, IterationRecord, Record
+from executor.interpreter import Interpreter, IterationRecord
 from executor.joining import PROGRESS_KEY, STOP_KEY, RankContext
 from executor.marks import make_marks
-from executor.model import StageModule
+from executor.mesh import GroupMaker, Mesh
+from executor.model import StageModule, is_tied
 from executor.optimizer import Optimizer, loss_scale
+from executor.reductions import Reductions
 from executor.stages import StageRunner
+from executor.tensor_parallel import TensorGroup
 from executor.transport import Transport, make_transport
-from scenarios.schema import Scenario
-from sim.measurement import Measurement
-from sim.schedule.actions import RECEIVES, SENDS, Action, Kind, parse_action
+from executor.transport.scattering import ScatteringTransport
+from scenarios.schema import Plan, Scenario
+from sim.schedule.actions import Kind
 from sim.schedule.build import build_program, build_schedule
-from sim.schedule.lowering import message_orders, partner, peer, tied_ranks
-from sim.schedule.schedule import Schedule
-from sim.timeline.spans import Lane, Span, Timeline
+from sim.schedule.lowering import message_orders
 from sim.workload.partition import partition
-
-_DISTURBED = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,8 @@ class Assignment:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankResult:
     """What one rank gives back: the iterations of every visit, its peak memory per job, and, where
-    asked, gradients and weights by parameter name."""
+    asked, gradients (averaged over replicas) and weights by parameter name: of what a tensor group
+    shares, its own share."""
 
     rank: int
     visits: tuple[tuple[IterationRecord, ...], ...]
@@ -87,7 +87,7 @@ class RankResult:
 
 
 class Job:
-    """One scenario built on one rank: stages, optimizers, transport, interpreter."""
+    """One scenario built on one world rank: stages, optimizers, transport, interpreter."""
 
     def __init__(
         self,
@@ -96,53 +96,78 @@ class Job:
         device: torch.device,
         transport: Transport,
         *,
+        groups: GroupMaker | None = None,
         keep_gradients: bool = False,
     ) -> None:
-        self.scenario = scenario
+        """groups: the session's, where it has several jobs; all ranks build theirs together."""
+        self.scenario, plan = scenario, scenario.plan
         program = build_program(scenario)
-        stages = program.schedule.stages_of(rank)
-        parts = partition(scenario, program.schedule.num_stages)
-        split = any(
-            a.kind is Kind.BACKWARD_INPUT for order in program.schedule.orders for a in order
+        schedule = program.schedule
+        mesh = Mesh.of(plan)
+        place = mesh.places[rank]
+        deadline_s = scenario.execution.deadline / 1e9
+        own = (groups or GroupMaker(deadline_s=deadline_s)).groups(
+            plan,
+            mesh,
+            rank,
+            _holders_of_tied(scenario, schedule.placement),
+            messages=scenario.execution.transport != "none",
         )
+        tensor = TensorGroup(
+            rank=place.tensor,
+            size=plan.tensor,
+            group=own.tensor,
+            sequence=plan.sequence_parallel and plan.tensor > 1,
+        )
+        if plan.scatter_gather and own.tensor is not None and not tensor.sequence:
+            transport = ScatteringTransport(transport, tensor)
+        parts = partition(scenario, schedule.num_stages)
+        split = any(a.kind is Kind.BACKWARD_INPUT for order in schedule.orders for a in order)
         self.runners = {
             stage: StageRunner(
-                StageModule(scenario, parts[stage], device=device),
+                StageModule(scenario, parts[stage], device=device, tensor=tensor),
                 scenario,
                 parts[stage],
                 split_backward=split,
             )
-            for stage in stages
+            for stage in schedule.stages_of(place.pipeline)
         }
+        reductions = Reductions(plan, self.runners, own, tensor, place.data)
         self.optimizers = {
             stage: Optimizer(
-                scenario, runner.parameters, runner.gradients, copied=runner.module.copied_name
+                scenario, *reductions.owned(stage), uncounted=_counted_elsewhere(runner, tensor)
             )
             for stage, runner in self.runners.items()
         }
         self.interpreter = Interpreter(
             program=program,
-            rank=rank,
+            place=place,
+            line=mesh.along(rank, "pipeline"),
             runners=self.runners,
             optimizers=self.optimizers,
             transport=transport,
-            groups=_groups(
-                program.num_ranks,
-                tied_ranks(program.schedule),
-                scenario.execution.transport,
-            ),
+            reductions=reductions,
             data=Data(scenario, device=device),
             marks=make_marks(device),
-            deadline_s=scenario.execution.deadline / 1e9,
+            deadline_s=deadline_s,
             keep_gradients=keep_gradients,
         )
         self.iteration = 0
 
 
-def _groups(num_ranks: int, tied: tuple[int, ...], transport: str) -> Groups:
-    if num_ranks == 1 or transport == "none" or not dist.is_initialized():
-        return Groups()
-    return Groups(everyone=dist.group.WORLD, tied=dist.new_group(list(tied)) if tied else None)
+def _holders_of_tied(scenario: Scenario, placement: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """The pipeline ranks whose stages hold a copy each of the token weights; none where untied."""
+    assert scenario.model is not None
+    if not is_tied(scenario.model) or len(placement[0]) == 1:
+        return ()
+    return tuple(sorted({ranks[end] for ranks in placement for end in (0, -1)}))
+
+
+def _counted_elsewhere(runner: StageRunner, tensor: TensorGroup) -> frozenset[str]:
+    """The parameters that the gradient norm counts on another rank or stage."""
+    copied = runner.module.copied_name
+    found = frozenset() if copied is None else frozenset({copied})
+    return found if tensor.rank == 0 else found | runner.replicated
 
 
 def run_visits(assignment: Assignment, context: RankContext) -> RankResult:
@@ -152,6 +177,7 @@ def run_visits(assignment: Assignment, context: RankContext) -> RankResult:
     peaks: dict[int, int | None] = {}
     visits = []
     transports = []
+    groups = GroupMaker(deadline_s=context.deadline_s)
     turns = _Turns(assignment, context)
     for visit in assignment.visits:
         if turns.stopped:
@@ -168,7 +194,7 @@ def run_visits(assignment: Assignment, context: RankContext) -> RankResult:
                 store=context.store,
                 device=device,
                 deadline_s=scenario.execution.deadline / 1e9,
-                pairs=tuple(message_orders(build_schedule(scenario))),
+                pairs=Mesh.of(scenario.plan).world_pairs(message_orders(build_schedule(scenario))),
             )
             transports.append(transport)
             jobs[visit.job] = Job(
@@ -176,6 +202,7 @@ def run_visits(assignment: Assignment, context: RankContext) -> RankResult:
                 rank,
                 device,
                 transport,
+                groups=groups,
                 keep_gradients=assignment.keep_tensors and visit.job == assignment.visits[-1].job,
             )
         job = jobs[visit.job]
@@ -264,7 +291,14 @@ def _touch_libraries(scenario: Scenario, device: torch.device) -> None:
     model = replace(
         scenario.model, layers=1, hidden=64, heads=2, ffn_hidden=64, sequence=8, patch_inputs=8
     )
-    plan = replace(scenario.plan, pipeline=1, microbatches=1, layers_per_stage=None, micro_batch=1)
+    plan = Plan(
+        micro_batch=1,
+        microbatches=1,
+        precision=scenario.plan.precision,
+        gradient_precision=scenario.plan.gradient_precision,
+        optimizer=scenario.plan.optimizer,
+        recomputation=scenario.plan.recomputation,
+    )
     tiny = replace(scenario, model=model, plan=plan)
     part = partition(tiny)[0]
     runner = StageRunner(StageModule(tiny, part, device=device), tiny, part)
@@ -302,69 +336,6 @@ def _status(name: str) -> int:
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def assemble(
-    assignment: Assignment, results: Sequence[RankResult], environment: Mapping[str, object]
-) -> tuple[Measurement, ...]:
-    """One measurement per visit that finished an iteration, from what all ranks recorded."""
-    ordered = sorted(results, key=lambda r: r.rank)
-    measurements = []
-    for v, visit in enumerate(assignment.visits[: len(ordered[0].visits)]):
-        if not ordered[0].visits[v]:
-            continue
-        scenario = assignment.scenarios[visit.job]
-        schedule = build_schedule(scenario)
-        timelines, disturbed, losses = [], [], []
-        for n in range(len(ordered[0].visits[v])):
-            records = [r.visits[v][n] for r in ordered]
-            timelines.append(timeline_of(schedule, records))
-            disturbed.append(any((r.foreign or 0.0) > _DISTURBED for r in records))
-            losses += [r.loss for r in records if r.loss is not None]
-        measurements.append(
-            Measurement(
-                scenario=scenario,
-                timelines=tuple(timelines),
-                disturbed=tuple(disturbed),
-                losses=tuple(losses),
-                peak_memory_bytes=tuple(r.peak_memory[visit.job] for r in ordered),
-                environment=environment,
-            )
-        )
-    return tuple(measurements)
-
-
-def timeline_of(schedule: Schedule, ranks: Sequence[IterationRecord]) -> Timeline:
-    """One iteration's timeline from every rank's record, from time 0.
-
-    A message is on its way from when its sender had written it (or had posted it, where the
-    carrier does not tell) until its receiver had it; one that was there before anyone waited is
-    given no time.
-    """
-    begin = min(r.start_ns for rank in ranks for r in rank.records if r.start_ns is not None)
-    posted: dict[Action, int] = {}
-    spans: list[Span] = []
-    arrivals: list[tuple[int, Record, Action]] = []
-    for rank, iteration in enumerate(ranks):
-        for record in iteration.records:
-            action = parse_action(record.action)
-            lane: Lane = record.lane  # type: ignore[assignment]
-            if lane in ("forward", "backward"):
-                arrivals.append((rank, record, action))
-                continue
-            assert record.start_ns is not None and record.end_ns is not None
-            if action.kind in SENDS:
-                posted[action] = record.end_ns
-            spans.append(Span(rank, lane, action, record.start_ns - begin, record.end_ns - begin))
-    for rank, record, action in arrivals:
-        assert action.kind in RECEIVES
-        send = partner(action)
-        start = record.start_ns if record.start_ns is not None else posted[send]
-        end = max(start, record.end_ns if record.end_ns is not None else start)
-        lane = "forward" if action.kind is Kind.RECV_FORWARD else "backward"
-        spans.append(Span(rank, lane, action, start - begin, end - begin))
-        spans.append(Span(peer(action, schedule), lane, send, start - begin, end - begin))
-    return Timeline(origin="measured", num_ranks=len(ranks), spans=tuple(spans))
 
 
 def double_precision(scenario: Scenario) -> Scenario:

@@ -30,10 +30,14 @@ class MeasurementError(ValueError):
 class Measurement:
     """Measured iterations of one scenario.
 
+    timelines: of one pipeline, the ranks with data and tensor index 0; its iteration time is what
+    is reported. The other replicas and tensor ranks did the same beside it.
     disturbed: per iteration, whether other processes took more than 5 % of the ranks' processor
     time; such iterations are kept, but left out of medians.
-    losses: per iteration, the loss (over all microbatches) before its optimizer step.
-    peak_memory_bytes: per rank, the most memory seen; None where it could not be read.
+    losses: per iteration, the loss (over all microbatches of all replicas) before its optimizer
+    step.
+    peak_memory_bytes: per pipeline rank, the most memory seen on any of its copies (replicas and
+    tensor ranks); None where it could not be read.
     environment: transport, versions, host, pinning, clock offsets with their uncertainty.
     """
 

@@ -87,7 +87,7 @@ def test_gradients_stay_where_they_accumulate() -> None:
 def test_the_norm_counts_a_copy_once_and_clips() -> None:
     parameters, gradients = make(torch.float64)
     optimizer = Optimizer(scenario(precision="fp64"), parameters, gradients)
-    copied = Optimizer(scenario(precision="fp64"), parameters, gradients, copied="b")
+    copied = Optimizer(scenario(precision="fp64"), parameters, gradients, uncounted=("b",))
     a, b = (float(gradients[n].square().sum()) for n in "ab")
     assert float(optimizer.squared_norm()) == pytest.approx(a + b, rel=1e-14)
     assert float(copied.squared_norm()) == pytest.approx(a, rel=1e-14)

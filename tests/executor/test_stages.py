@@ -99,7 +99,7 @@ def train(scenario: Scenario, schedule: Schedule, iterations: int = 3) -> Refere
         runner = StageRunner(module, scenario, part, split_backward=has_split)
         runners.append(runner)
         optimizers.append(
-            Optimizer(scenario, runner.parameters, runner.gradients, copied=module.copied_name)
+            Optimizer(scenario, runner.parameters, runner.gradients, uncounted={module.copied_name})
         )
     data = Data(scenario)
     losses = []

@@ -1,0 +1,148 @@
+"""Scatter/gather: each tensor rank sends its share of a message, and the receivers gather it.
+
+What a stage gives on is the same on all ranks of its tensor group, so each of them sends only one
+part in as many to its counterpart, and the receiving group puts the parts together (Narayanan et
+al. 2021, arXiv 2104.04473, section 4.1). Exact: nothing is added up. A message that does not divide
+is padded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from executor.collectives import all_gather
+from executor.tensor_parallel import TensorGroup
+from executor.transport.base import (
+    PendingReceive,
+    PendingSend,
+    Post,
+    ReceivePost,
+    SendPost,
+    Transport,
+)
+from sim.schedule.actions import Action
+
+
+class _GatheringReceive:
+    """A receive of a share, whose `wait` gathers the others'; see PendingReceive."""
+
+    def __init__(
+        self, inner: PendingReceive, shape: tuple[int, ...], size: int, group: dist.ProcessGroup
+    ) -> None:
+        self._inner, self._shape, self._size, self._group = inner, shape, size, group
+        self._tensor: Tensor | None = None
+
+    @property
+    def message(self) -> Action:
+        """See PendingReceive."""
+        return self._inner.message
+
+    @property
+    def source(self) -> int:
+        """See PendingReceive."""
+        return self._inner.source
+
+    @property
+    def sent_ns(self) -> int | None:
+        """See PendingReceive; of this rank's share."""
+        return self._inner.sent_ns
+
+    @property
+    def found_ns(self) -> int | None:
+        """See PendingReceive; of this rank's share."""
+        return self._inner.found_ns
+
+    @property
+    def arrived_ns(self) -> int | None:
+        """See PendingReceive; of this rank's share."""
+        return self._inner.arrived_ns
+
+    def done(self) -> bool:
+        """Whether this rank's share has come."""
+        return self._inner.done()
+
+    def wait(self, deadline_s: float) -> Tensor:
+        """The whole tensor; all ranks of the group wait for their messages in the same order."""
+        if self._tensor is None:
+            part = self._inner.wait(deadline_s)
+            whole = part.new_empty(self._size * len(part))
+            all_gather(whole, part, group=self._group)
+            self._tensor = whole[: math.prod(self._shape)].view(self._shape)
+        return self._tensor
+
+
+class ScatteringTransport:
+    """Sends and receives shares over another transport; see the module."""
+
+    def __init__(self, inner: Transport, tensor: TensorGroup) -> None:
+        """inner: joins ranks of the same tensor index. tensor: must have a process group."""
+        assert tensor.group is not None
+        self._inner, self._rank, self._size = inner, tensor.rank, tensor.size
+        self._group = tensor.group
+
+    def post_receive(
+        self, message: Action, source: int, shape: tuple[int, ...], dtype: torch.dtype
+    ) -> PendingReceive:
+        """See Transport."""
+        inner = self._inner.post_receive(message, source, (self._length(shape),), dtype)
+        return self._gathering(inner, shape)
+
+    def send(self, message: Action, destination: int, tensor: Tensor) -> PendingSend:
+        """See Transport; the tensor is the same on all ranks of the group."""
+        return self._inner.send(message, destination, self._part(tensor))
+
+    def batch(self, posts: Sequence[Post]) -> tuple[PendingReceive | PendingSend, ...]:
+        """See Transport."""
+        shares: list[Post] = []
+        for post in posts:
+            if isinstance(post, SendPost):
+                part = self._part(post.tensor)
+                shares.append(
+                    SendPost(message=post.message, destination=post.destination, tensor=part)
+                )
+            else:
+                shape = (self._length(post.shape),)
+                shares.append(
+                    ReceivePost(
+                        message=post.message, source=post.source, shape=shape, dtype=post.dtype
+                    )
+                )
+        return tuple(
+            self._gathering(pending, post.shape)  # type: ignore[arg-type]
+            if isinstance(post, ReceivePost)
+            else pending
+            for post, pending in zip(posts, self._inner.batch(shares), strict=True)
+        )
+
+    def flush(self, deadline_s: float) -> None:
+        """See Transport."""
+        self._inner.flush(deadline_s)
+
+    def describe(self) -> str:
+        """See Transport."""
+        return self._inner.describe()
+
+    def close(self) -> None:
+        """See Transport."""
+        self._inner.close()
+
+    def _gathering(self, inner: PendingReceive, shape: tuple[int, ...]) -> PendingReceive:
+        return _GatheringReceive(inner, shape, self._size, self._group)
+
+    def _length(self, shape: tuple[int, ...]) -> int:
+        return -(-math.prod(shape) // self._size)
+
+    def _part(self, tensor: Tensor) -> Tensor:
+        flat = tensor.detach().reshape(-1)
+        length = self._length(tuple(tensor.shape))
+        part = flat[self._rank * length : (self._rank + 1) * length]
+        if len(part) == length:
+            return part
+        padded = part.new_zeros(length)
+        padded[: len(part)] = part
+        return padded
