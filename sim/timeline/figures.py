@@ -21,6 +21,7 @@ EXPOSED: Mapping[Kind, str] = {
     Kind.REDUCE_GRADIENTS: "data_parallel",
     Kind.REDUCE_TIED: "tied_embedding",
     Kind.GRADIENT_NORM: "gradient_norm",
+    Kind.GATHER_WEIGHTS: "weight_gather",
 }
 POINT_TO_POINT = "point_to_point"
 TENSOR_PARALLEL = "tensor_parallel"
@@ -38,15 +39,19 @@ _NAMES: Mapping[Kind, str] = {
 class RankFigures:
     """One rank's iteration in nanoseconds: busy + exposed communication + bubble = iteration.
 
-    Exposed communication counts the tensor-parallel all-reduces inside passes, which nothing
-    overlaps, as well as waits for transfers and collectives under way.
+    Exposed communication counts collectives inside passes (of tensor parallelism, and of fully
+    sharded weights) as far as nothing overlaps them, as well as waits for transfers and collectives
+    under way. A reduction beside the passes counts only where the optimizer waits for it.
 
+    inside_ns: exposed communication inside passes and optimizer step.
     breakdown_ns: by category; sums to the iteration time. `messages` is the processor time of
-    posting and unpacking messages, `point_to_point` the waiting for them on their way.
+    posting and unpacking messages and of exchanging them, `point_to_point` the waiting for them on
+    their way.
     """
 
     busy_ns: int
     exposed_ns: int
+    inside_ns: int
     bubble_ns: int
     breakdown_ns: Mapping[str, int]
 
@@ -85,7 +90,7 @@ def figures(timeline: Timeline, program: Program) -> Figures:
     sums: Counter[str] = Counter()
     for rank_figures in ranks:
         sums.update(rank_figures.breakdown_ns)
-    work = [r.busy_ns + r.breakdown_ns.get(TENSOR_PARALLEL, 0) for r in ranks]
+    work = [r.busy_ns + r.inside_ns for r in ranks]
     busiest = max(work, default=0)
     waiting_of_busiest = min(
         (r.bubble_ns for r, w in zip(ranks, work, strict=True) if w == busiest), default=0
@@ -105,18 +110,22 @@ def _rank_figures(
     timeline: Timeline, program: Program, rank: int, start: int, end: int
 ) -> RankFigures:
     breakdown: Counter[str] = Counter()
+    inside: Counter[str] = Counter()
     compute = timeline.compute[rank]
     culprits = _Culprits(timeline, program, rank)
     position = start
     for span in compute:
         if span.start_ns > position:
             _divide_gap(breakdown, position, span.start_ns, culprits.of(span.action, position))
-        _add_parts(breakdown, span, timeline)
+        _add_parts(inside, span, timeline)
         position = max(position, span.end_ns)
     if end > position:
         _divide_gap(breakdown, position, end, culprits.of(None, position))
+    within = sum(inside[name] for name in COMMUNICATION)
+    breakdown += inside
     return RankFigures(
-        busy_ns=sum(span.duration_ns for span in compute) - breakdown[TENSOR_PARALLEL],
+        busy_ns=sum(span.duration_ns for span in compute) - within,
+        inside_ns=within,
         exposed_ns=sum(breakdown[name] for name in COMMUNICATION),
         bubble_ns=breakdown[BUBBLE],
         breakdown_ns={name: value for name, value in breakdown.items() if value},
@@ -132,7 +141,10 @@ class _Culprits:
         self.schedule = program.schedule
         self.all_messages = program.mode != "overlapped"
         wanted = ("collective", "forward", "backward") if self.all_messages else ("collective",)
-        self.others = [s for s in timeline.by_rank[rank] if s.lane in wanted]
+        candidates = [s for s in timeline.by_rank[rank] if s.lane in wanted]
+        beside = Kind.REDUCE_GRADIENTS if program.overlapped_reduction else None
+        self.reductions = [s for s in candidates if s.action.kind is beside]
+        self.others = [s for s in candidates if s.action.kind is not beside]
         self.first = 0
 
     def of(self, follower: Action | None, position: int) -> list[Span]:
@@ -140,8 +152,8 @@ class _Culprits:
         while self.first < len(self.others) and self.others[self.first].end_ns <= position:
             self.first += 1
         found = self.others[self.first : self.first + 8]
-        if follower is None:
-            return self.others[self.first :]
+        if follower is None or follower.kind is Kind.OPTIMIZER:
+            return self.others[self.first :] + self.reductions
         if not self.all_messages:
             messages: tuple[Action, ...] = (follower,)
             if follower.kind in COMPUTE:
@@ -167,7 +179,7 @@ def _divide_gap(breakdown: Counter[str], start: int, end: int, spans: Iterable[S
 def _add_parts(breakdown: Counter[str], span: Span, timeline: Timeline) -> None:
     """Count a compute span by its cost's categories, or by its kind where those are unknown."""
     kind, stage, _, slice_index, _ = span.action
-    if kind in SENDS or kind in RECEIVES:
+    if kind in SENDS or kind in RECEIVES or kind is Kind.EXCHANGE:
         breakdown[MESSAGES] += span.duration_ns
         return
     parts = timeline.parts.get((kind.value, stage, slice_index))

@@ -1,0 +1,90 @@
+"""The critical path of whole scenarios: its composition gives the iteration's time exactly."""
+
+from __future__ import annotations
+
+import pytest
+
+from scenarios.rules import check
+from scenarios.schema import Cluster, Device, Efficiency, Link, Model, Plan, Scenario
+from sim.cost.path import composition_of
+from sim.cost.table import cost_table
+from sim.engine.simpy_engine import simulate
+from sim.schedule.build import build_program
+from sim.timeline.critical_path import critical_path
+from sim.timeline.figures import figures
+
+MODEL = Model(layers=16, hidden=1024, heads=16, sequence=512, vocabulary=8192)
+EFFICIENCY = Efficiency(data_loading=40_000, message_overhead=70_000, iteration_overhead=10**6)
+DEVICE = Device(
+    name="d",
+    memory=80 * 2**30,
+    memory_bandwidth=2e12,
+    matmul_peak={"fp16": 312e12},
+    efficiency=EFFICIENCY,
+)
+PLANS: dict[str, dict[str, object]] = {
+    "plain": {"pipeline": 4, "tensor": 2, "data": 2},
+    "blocking": {"pipeline": 4, "tensor": 2, "data": 2, "p2p": "blocking", "scatter_gather": True},
+    "interleaved": {"pipeline": 4, "data": 4, "schedule": "interleaved", "chunks": 2},
+    "interleaved blocking": {
+        "pipeline": 4,
+        "tensor": 4,
+        "schedule": "interleaved",
+        "chunks": 4,
+        "p2p": "blocking",
+        "sequence_parallel": True,
+    },
+    "overlapped": {"data": 16, "gradient_reduction": "overlapped", "gradient_bucket": 1 << 20},
+    "overlapped, interleaved": {
+        "pipeline": 2,
+        "data": 8,
+        "schedule": "interleaved",
+        "chunks": 4,
+        "p2p": "blocking",
+        "gradient_reduction": "overlapped",
+    },
+    "overlapped, gpipe": {
+        "pipeline": 4,
+        "data": 4,
+        "schedule": "gpipe",
+        "gradient_reduction": "overlapped",
+        "sharding": "optimizer",
+    },
+    "sharded optimizer": {"pipeline": 2, "data": 8, "sharding": "optimizer", "p2p": "blocking"},
+    "fully sharded": {"data": 16, "sharding": "full", "recomputation": "full"},
+    "across": {"pipeline": 8, "tensor": 2, "placement": "pipeline-tensor-data"},
+}
+
+
+def scenario(name: str, bandwidth: float) -> Scenario:
+    cluster = Cluster(
+        nodes=4,
+        devices_per_node=4,
+        device=DEVICE,
+        intra_node=Link(bandwidth=300e9, latency=8_000),
+        inter_node=Link(bandwidth=bandwidth, latency=10_000),
+        nics_per_node=2,
+    )
+    fields = {"microbatches": 8, "clip_gradients": True, **PLANS[name]}
+    return Scenario(name=name, model=MODEL, cluster=cluster, plan=Plan(**fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bandwidth", [1e9, 25e9])
+@pytest.mark.parametrize("name", PLANS)
+def test_the_composition_is_the_time_and_figures_count_it_once(
+    name: str, bandwidth: float
+) -> None:
+    s = scenario(name, bandwidth)
+    assert not check(s)
+    program = build_program(s)
+    table = cost_table(s, program)
+    timeline = simulate(program, table)
+    path = critical_path(timeline, program)
+    assert path.spans[0].start_ns == 0
+    assert all(a.end_ns <= b.start_ns for a, b in zip(path.spans, path.spans[1:], strict=False))
+    composed = composition_of(path.composition(), path.queued_ns)
+    assert composed.time_ns(table) == timeline.iteration_ns
+    for rank in figures(timeline, program).ranks:
+        assert sum(rank.breakdown_ns.values()) == timeline.iteration_ns
+        assert rank.busy_ns + rank.exposed_ns + rank.bubble_ns == timeline.iteration_ns
+        assert rank.breakdown_ns.get("bubble", 0) == rank.bubble_ns >= 0
