@@ -9,6 +9,10 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
+
+# Run as a script, this file's own folder comes first, in which `executor` is a benchmark.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from executor.loop import closed_loop
 

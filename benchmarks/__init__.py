@@ -1,0 +1,1 @@
+"""What is measured of the product itself; each module is a script."""
