@@ -16,7 +16,7 @@ from itertools import combinations
 from scenarios.published import PublishedRow, PublishedTable, Unit
 from scenarios.schema import Scenario
 from sim.cost.baselines import constant_rate, constant_rate_with_bubble
-from sim.cost.profile import Profile
+from sim.cost.profile import Profile, same_device
 from sim.cost.runs import Run
 from sim.prediction import fits, predict
 from sim.scores import TIE, score
@@ -74,11 +74,17 @@ class JudgedRow:
         return None if self.measured_s is None else self.predicted_s / self.measured_s - 1
 
     @property
+    def device(self) -> str:
+        """The device it ran on; what is told of one says nothing of another."""
+        cluster = self.row.scenario.cluster
+        return cluster.device.name if cluster is not None else ""
+
+    @property
     def group(self) -> Hashable:
-        """What the row competes in: the same model, batch and number of devices."""
+        """What the row competes in: the same model, batch, device and number of devices."""
         plan, model = self.row.scenario.plan, self.row.scenario.model
         assert model is not None
-        return replace(model, name=""), plan.num_sequences, plan.num_devices
+        return replace(model, name=""), plan.num_sequences, plan.num_devices, self.device
 
     @property
     def work(self) -> float:
@@ -200,8 +206,7 @@ def _profile_of(row: PublishedRow, profile: Profile | None) -> Profile | None:
     if profile is None or cluster is None:
         return None
     device = cluster.device.name
-    same = device.rpartition("-")[0] == profile.device.rpartition("-")[0]
-    return replace(profile, device=device) if same else None
+    return replace(profile, device=device) if same_device(device, profile.device) else None
 
 
 def calibrated_on(profile: Profile | None, table: PublishedTable, row: PublishedRow) -> bool:
@@ -298,8 +303,8 @@ def score_rows(
 ) -> dict[str, object]:
     """Score rows that were run, by their own predictions unless others are given.
 
-    orders: of the pairs whose published times of the same work differ by more than 5 %, how many
-    were predicted in the right order. The rest is `sim.scores.score`'s.
+    orders: of the pairs on one kind of device whose published times of the same work differ by
+    more than 5 %, how many were predicted in the right order. The rest is `sim.scores.score`'s.
     """
     times = predicted_s if predicted_s is not None else [r.predicted_s for r in rows]
     points = [
@@ -315,11 +320,11 @@ def _orders(rows: Sequence[JudgedRow], predicted_s: Sequence[float]) -> tuple[in
     """Pairs with a clear published order, and how many of them are predicted in that order."""
     pairs = right = 0
     times = [
-        (seconds / r.work, (r.measured_s or 0) / r.work)
+        (seconds / r.work, (r.measured_s or 0) / r.work, r.device)
         for r, seconds in zip(rows, predicted_s, strict=True)
     ]
-    for (p, m), (q, n) in combinations(times, 2):
-        if max(m, n) / min(m, n) > 1 + CLEARLY:
+    for (p, m, one), (q, n, other) in combinations(times, 2):
+        if one == other and max(m, n) / min(m, n) > 1 + CLEARLY:
             pairs += 1
             right += (p < q) == (m < n) and not math.isclose(p, q, rel_tol=TIE)
     return pairs, right
@@ -330,7 +335,10 @@ def _share(pairs: int, right: int) -> dict[str, object]:
 
 
 def _baseline(rows: Sequence[JudgedRow], baseline: Baseline, own: bool) -> list[float]:
-    """A baseline's times (s): fitted to the very rows, or for each row to all the others."""
+    """A baseline's times (s), fitted to the rows on the same device, with or without the very row.
+
+    A row that is alone on its device is fitted to itself.
+    """
     runs = [
         Run(
             scenario=r.row.scenario,
@@ -339,9 +347,12 @@ def _baseline(rows: Sequence[JudgedRow], baseline: Baseline, own: bool) -> list[
         )
         for r in rows
     ]
-    if own or len(runs) < 2:
-        return [ns / 1e9 for ns in baseline(runs, runs)] if runs else []
-    return [baseline([*runs[:i], *runs[i + 1 :]], [run])[0] / 1e9 for i, run in enumerate(runs)]
+    times = []
+    for run, row in zip(runs, rows, strict=True):
+        alike = [b for b, a in zip(runs, rows, strict=True) if a.device == row.device]
+        train = alike if own else [other for other in alike if other is not run]
+        times.append(baseline(train or [run], [run])[0] / 1e9)
+    return times
 
 
 def _point(judged: JudgedRow) -> dict[str, object]:

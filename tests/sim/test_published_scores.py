@@ -179,3 +179,11 @@ def test_the_command_predicts_a_table(capsys: pytest.CaptureFixture[str]) -> Non
     assert run_command_line(["validate", "--published", "nothing"]) == 2
     assert run_command_line(["scenario", "list", "--published", "ptdp.fig7"]) == 0
     assert "published/ptdp.fig7/b16" in capsys.readouterr().out
+
+
+def test_orders_and_baselines_stay_on_one_kind_of_device() -> None:
+    found = scores(judged("megatron.2020_tp", lambda name: 1.0))
+    # Of 12 rows 4 are on V100 and 8 on A100, so 66 pairs, but 6 + 28 on one kind.
+    assert 25 < found["orders"]["pairs"] <= 34 and found["orders"]["share"] == 1
+    # One rate for V100 and A100 together would be over 20 % off.
+    assert 0.05 < found["baselines"]["constant_tflops"]["mape"] < 0.15
