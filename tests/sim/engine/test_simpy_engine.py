@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from sim.cost.costs import ActionCosts, Cost, CostKey, CostTable, Transfer
 from sim.engine.simpy_engine import Deadlock, simulate
-from sim.schedule.actions import SENDS, Action, Kind, parse_action
-from sim.schedule.generators import gpipe, one_forward_one_backward
+from sim.schedule.actions import COMPUTE, SENDS, Action, Kind, parse_action
+from sim.schedule.generators import gpipe, interleaved, one_forward_one_backward
 from sim.schedule.lowering import Flush, Mode, Program, lower
 from sim.schedule.schedule import Schedule
 from sim.timeline.figures import figures
@@ -168,6 +168,100 @@ def test_reductions_meet_and_end_together() -> None:
         "99-102 1NORM",
         "99-102 2NORM",
     ]
+
+
+def overlapped_costs(**hidden: int) -> CostTable:
+    """Stages of F 10 and B 20, reductions of 50 of which `stage0=..` ns can be hidden."""
+    costs = dict(table(4, 10, 20).costs)
+    for stage in range(4):
+        costs[CostKey(Kind.REDUCE_GRADIENTS, stage)] = Cost(
+            duration_ns=50, parts={}, hidden_ns=hidden.get(f"stage{stage}", 0)
+        )
+        costs[CostKey(Kind.OPTIMIZER, stage)] = Cost(duration_ns=5, parts={})
+    return CostTable(costs=costs)
+
+
+def test_an_overlapped_reduction_begins_before_the_pass_it_follows_ends() -> None:
+    """Posted at 60; its first buckets were full 45 ns before: what is left ends at 65."""
+    flush = Flush(reduce_gradients=True, overlapped=True)
+    program = lower(gpipe(1, 2), "overlapped", flush)
+    assert log(program, overlapped_costs(stage0=45), "collective") == ["15-65 0REDUCE_GRAD"]
+    assert log(program, overlapped_costs(stage0=45))[-1] == "65-70 0STEP"
+    assert log(program, overlapped_costs(stage0=50))[-1] == "60-65 0STEP"
+    assert log(program, overlapped_costs())[-1] == "110-115 0STEP"
+    found = figures(simulate(program, overlapped_costs(stage0=45)), program)
+    assert found.ranks[0].breakdown_ns["data_parallel"] == 5
+    assert found.ranks[0].exposed_ns == 5
+    assert found.ranks[0].bubble_ns == 0
+
+
+def test_overlapped_reductions_of_a_rank_follow_each_other() -> None:
+    """Two chunks on one rank: the first one's reduction runs beside the second one's passes, and
+    the second one's waits for it; the norm waits for both."""
+    flush = Flush(reduce_gradients=True, overlapped=True, norm=True)
+    order = tuple(parse_action(a) for a in ("0F0", "1F0", "1B0", "0B0"))
+    schedule = Schedule(name="t", orders=(order,), placement=((0, 0),))
+    program = lower(schedule, "overlapped", flush)
+    costs = overlapped_costs(stage0=15, stage1=10)
+    # Chunk 1's passes end at 40, its reduction at 80; chunk 0's at 60, and its own would end at 95.
+    assert log(program, costs, "collective") == [
+        "30-80 1REDUCE_GRAD",
+        "80-130 0REDUCE_GRAD",
+        "130-130 0NORM",
+    ]
+    after = lower(schedule, "overlapped", Flush(reduce_gradients=True, norm=True))
+    assert log(after, costs, "collective")[:2] == ["60-110 0REDUCE_GRAD", "110-160 1REDUCE_GRAD"]
+
+
+def test_passes_do_not_wait_for_overlapped_reductions() -> None:
+    flush = Flush(reduce_gradients=True, overlapped=True)
+    schedule = interleaved(2, 4, 2)
+    for mode in ("overlapped", "blocking"):
+        program = lower(schedule, mode, flush)  # type: ignore[arg-type]
+        with_them = simulate(program, overlapped_costs(stage0=10))
+        alone = simulate(lower(schedule, mode), table(4, 10, 20))  # type: ignore[arg-type]
+        passes = [
+            [s for s in timeline.spans if s.action.kind in COMPUTE]
+            for timeline in (with_them, alone)
+        ]
+        assert sorted(passes[0]) == sorted(passes[1])
+        assert with_them.iteration_ns > alone.iteration_ns
+        for rank_figures in figures(with_them, program).ranks:
+            assert rank_figures.bubble_ns + rank_figures.exposed_ns > 0
+            # Only what the optimizer waits for: never more than the two reductions of a rank.
+            assert 0 < rank_figures.breakdown_ns["data_parallel"] <= 100
+
+
+def test_weights_are_gathered_after_the_step() -> None:
+    program = lower(gpipe(2, 1), "overlapped", Flush(gather_weights=True))
+    costs = dict(overlapped_costs().costs)
+    costs[CostKey(Kind.GATHER_WEIGHTS, 0)] = Cost(duration_ns=7, parts={})
+    timeline = simulate(program, CostTable(costs=costs))
+    assert log(program, CostTable(costs=costs), "collective") == ["45-45 1GATHER", "65-72 0GATHER"]
+    assert timeline.iteration_ns == 72
+    assert figures(timeline, program).ranks[0].breakdown_ns["weight_gather"] == 7
+
+
+def test_every_exchange_of_blocking_messages_costs_the_host_its_time() -> None:
+    """After the messages of a step have come, once a step; nothing where messages overlap."""
+    costs = dict(table(2, 10, 20).costs)
+    for rank in range(2):
+        costs[CostKey(Kind.EXCHANGE, rank)] = Cost(duration_ns=3, parts={})
+    schedule = one_forward_one_backward(2, 2)
+    free = CostTable(costs=costs)
+    assert log(lower(schedule, "blocking"), free)[:9] == [
+        "0-10 0F0",
+        "10-13 0EXCHANGE0",
+        "10-13 1EXCHANGE0",
+        "13-23 0F1",
+        "13-23 1F0",
+        "23-43 1B0",
+        "43-46 0EXCHANGE1",
+        "43-46 1EXCHANGE1",
+        "46-66 0B0",
+    ]
+    overlapped = simulate(lower(schedule), free)
+    assert not any(s.action.kind is Kind.EXCHANGE for s in overlapped.spans)
 
 
 def test_a_deadlock_tells_what_every_rank_waits_for() -> None:
