@@ -18,6 +18,7 @@ from executor.buckets import GradientBuckets, OnReady
 from executor.deferred import Deferred, weight_gradients
 from executor.model import DTYPES, StageModule
 from executor.optimizer import loss_scale
+from executor.sharded import ReplicaGroup, ShardedWeights
 from scenarios.schema import Scenario
 from sim.workload.partition import StagePart
 
@@ -30,9 +31,14 @@ class StageRunner:
     split_backward: whether I and W will be called; the forward pass then runs in the form that can
     be split (which B can follow as well), else in torch's own, which is faster on small layers.
 
+    replicas: with whom to share weights and gradients out (ZeRO-3); nobody if None or alone.
+
     Attributes, beside the arguments:
     parameters, gradients: by name; gradients are views of `gradient_buffer`, in the plan's reduced
         precision, zero after `zero_grad`, and scaled by `loss_scale` in fp16.
+        Where weights are shared out over replicas, both are this replica's shares, by unit, and the
+        gradients are already averaged over the replicas.
+    sharded: those shares, and whole tensors from them; None where nothing is shared out.
     gradient_buffer: all gradients of the stage in one dimension, for one reduction of them all
         (64-byte padding between them stays zero).
     tied_gradient: the part of it that first and last stage must sum; None without one.
@@ -54,13 +60,20 @@ class StageRunner:
         part: StagePart,
         *,
         split_backward: bool = False,
+        replicas: ReplicaGroup | None = None,
     ) -> None:
         model, plan = scenario.model, scenario.plan
         assert model is not None, f"scenario {scenario.name} has no model"
         self.module, self.part, self.split_backward = module, part, split_backward
         module.weight_gradients.splittable = split_backward
-        self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         self.device = next(module.parameters()).device
+        self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
+        self.sharded: ShardedWeights | None = None
+        if replicas is not None and replicas.size > 1:
+            if split_backward:
+                raise ValueError("full sharding runs without split backward passes")
+            self.sharded = ShardedWeights(module, replicas, DTYPES[plan.reduced_precision])
+            self.parameters = self.sharded.parameters
         self.dtype = DTYPES[plan.precision]
         own = module.tensor.own_tokens(model.sequence)
         activation = (plan.micro_batch, own.stop - own.start, model.hidden)
@@ -80,7 +93,9 @@ class StageRunner:
             loss_scale(plan) / plan.num_microbatches, dtype=loss_dtype, device=self.device
         )
         self._allocate_gradients(DTYPES[plan.reduced_precision])
-        self.replicated = module.replicated
+        if self.sharded is not None:
+            self.sharded.accumulate_into(self.gradients)
+        self.replicated = module.replicated & self.parameters.keys()
         self.partial_gradients = [self.gradients[name] for name in module.partial]
 
     def forward(
@@ -159,6 +174,8 @@ class StageRunner:
         bucket_bytes: the least size of a slice, except the last one's.
         Returns the slices of `gradient_buffer` in the order of the calls, its end first.
         """
+        if self.sharded is not None:
+            raise RuntimeError("gradients that are shared out are reduced in every backward pass")
         if self._buckets is not None:
             raise RuntimeError("the runner has been told already whom to call for its gradients")
         starts = [(p, int(g.storage_offset())) for p, g in self._by_parameter.items()]
@@ -189,7 +206,13 @@ class StageRunner:
         self, microbatch: int, slice_index: int, grad_output: Tensor | None
     ) -> Tensor | None:
         leaf, output = self._live.pop((microbatch, slice_index))
-        torch.autograd.backward(output, self._loss_gradient if self.part.head else grad_output)
+        gradient = self._loss_gradient if self.part.head else grad_output
+        if self.sharded is None:
+            torch.autograd.backward(output, gradient)
+            return leaf.grad
+        self.sharded.start_backward()
+        torch.autograd.backward(output, gradient)
+        self.sharded.finish_backward()
         return leaf.grad
 
     def _allocate_gradients(self, dtype: torch.dtype) -> None:
