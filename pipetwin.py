@@ -340,40 +340,81 @@ def measure(
 @app.command
 def calibrate(
     *measured: Path,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    output: Output = None,
     runs: Annotated[Path | None, Parameter(help="A CSV of whole-iteration times.")] = None,
     device: Device = "",
+    folds: Annotated[int, Parameter(help="Also cross-validate on --runs, in so many folds.")] = 0,
+    fold_by: Annotated[
+        Literal["run", "plan", "model"],
+        Parameter(help="What a fold keeps together: each run alone, replicates, or whole models."),
+    ] = "run",
+    seed: Annotated[int, Parameter(help="Of the shuffle into folds.")] = 0,
+    published: Annotated[
+        str, Parameter(help="Also fit to published tables; `ptdp.table1:4` is its first 4 rows.")
+    ] = "",
+    collectives: Annotated[
+        Path | None,
+        Parameter(
+            help="Also fit to a CSV of all-reduces within a node, by NCCL's tests: columns gpu, "
+            "ranks, bytes, in_place_us (or out_of_place_us)."
+        ),
+    ] = None,
     set: Overrides | None = None,
     json: Json = False,
     force: Force = False,
 ) -> int:
-    """Make a profile from runs: measured.json files of `run`, or a CSV of whole-iteration times.
+    """Make a profile from runs: measured.json files of `run`, or old logs of iteration times.
+
+    From logs: `pipetwin calibrate --runs runs.csv --device a100-80gb --folds 5 -o a100.yaml`,
+    where runs.csv begins, for one run on 64 GPUs that took 3.57 s an iteration:
+
+        gpus,global_batch,micro_batch,hidden,heads,layers,sequence,tensor,data,pipeline,iteration_ms
+        64,512,8,3072,32,30,2048,1,64,1,3566.5
+
+    More columns, where the log has them, replace what is assumed (Megatron-DeepSpeed's habits):
+    vocabulary (50257), ffn_hidden (4 x hidden), family (gpt), tied_embeddings (yes), gpus_per_node
+    (the cluster's), schedule (1f1b), chunks (1), precision (fp16), gradient_precision (as
+    precision), optimizer (adam), recomputation (full), recompute_every (1), sequence_parallel (no),
+    sharding (none), gradient_reduction (after), p2p (blocking), scatter_gather (yes where tensor >
+    1), clip_gradients (yes), placement (tensor-data-pipeline).
 
     Parameters
     ----------
     measured
         Files that `pipetwin run -o` wrote.
     output
-        The profile to write.
+        The profile to write; none unless given.
     """
     from reports import console, files, terminal_scores
-    from sim.calibration import CalibrationError, calibrate_from_runs
+    from sim.calibration import calibrate_from_runs
     from sim.cost.profile_file import write_profile
     from sim.measurement import read_measurement
 
     files.check_outputs((output,), force=force)
-    if runs is not None and measured:
-        raise CalibrationError("give either measured files or --runs, not both")
-    if runs is not None:
-        from sim.log_calibration import calibrate_from_log
+    mode = "--runs" if runs else "--published"
+    logs = ("--device", "--set", "--collectives", *(("--folds",) if runs else ()))
+    files.refuse_unused(
+        {"measured files": measured, mode: runs or published},
+        {"--folds": folds, "--device": device, "--collectives": collectives, "--set": set},
+        {mode: logs},
+        default=(),
+    )
+    if runs or published:
+        from sim import log_calibration, training_data
 
         cluster = files.cluster(device, set or ())
-        log = calibrate_from_log(runs, cluster, console.progress())
-        found, sets = log.profile, log.sets
+        data = training_data.read_training(
+            cluster, log=runs, published=published, collectives=collectives
+        )
+        folding = log_calibration.Folding(count=folds, seed=seed, by=fold_by) if folds else None
+        fitted = log_calibration.calibrate_from_log(data, cluster, console.progress(), folding)
+        found, sets, notes = fitted.profile, fitted.sets, fitted.notes
     else:
-        found, sets = calibrate_from_runs([read_measurement(path) for path in measured]), ()
-    write_profile(found, output, force=force)
-    terminal_scores.show_profile(found, output, as_json=json, sets=sets)
+        found = calibrate_from_runs([read_measurement(path) for path in measured])
+        sets, notes = (), ()
+    if output is not None:
+        write_profile(found, output, force=force)
+    terminal_scores.show_profile(found, output, as_json=json, sets=sets, notes=notes)
     return 0
 
 
@@ -454,8 +495,9 @@ def validate(
     if runs is not None:
         from sim.log_calibration import validate_log
 
-        scores = validate_log(runs, files.cluster(device, set or ()), files.profile(profile))
-        terminal_scores.show_sets((scores,), as_json=json)
+        cluster = files.cluster(device, set or ())
+        scores, notes = validate_log(runs, cluster, files.profile(profile), console.progress())
+        terminal_scores.show_log_sets((scores,), notes, as_json=json)
         return files.exit_code((float(str(scores["mape"])),), max_error)
     if calibrate_on:
         from executor.loop import closed_loop

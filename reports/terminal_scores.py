@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from rich.console import Console
 from rich.text import Text
 
 from reports.console import console, plain_table, progress_done, show_json
+from scenarios.schema import Efficiency, Link
 from scenarios.units import format_bytes, format_duration_ns
 from sim.comparison import Comparison
 from sim.cost.profile import Profile
@@ -19,20 +20,24 @@ from sim.prediction import Prediction
 
 def show_profile(
     profile: Profile,
-    path: Path,
+    path: Path | None,
     *,
     as_json: bool,
     sets: Sequence[Mapping[str, object]] = (),
+    notes: Sequence[str] = (),
 ) -> None:
-    """What calibration found, with its spread, and what it could not determine."""
+    """What calibration found, with its spread, and what it could not determine; its scores."""
     progress_done()
     if as_json:
         from sim.cost.profile_file import to_data
 
-        show_json({"profile": to_data(profile), "file": str(path), "sets": list(sets)})
+        file = str(path) if path is not None else None
+        found = {"profile": to_data(profile), "file": file, "sets": list(sets)}
+        show_json({**found, "notes": list(notes)})
         return
     out = console()
-    out.print(Text(f"wrote {path}: {profile.device}, {profile.provenance}", style="bold"))
+    where = f"wrote {path}" if path is not None else "not written (-o FILE keeps it)"
+    out.print(Text(f"{where}: {profile.device}, {profile.provenance}", style="bold"))
     if profile.times:
         table = plain_table(
             "shape", "part", "pass", "median", "quartiles", "samples", right=(3, 4, 5)
@@ -59,54 +64,123 @@ def show_profile(
                 f"(median error of the fit {message.error:.1%})"
             )
     if profile.efficiency:
-        table = plain_table("parameter", "value", "90 % interval", right=(1, 2))
-        for name, fitted in profile.efficiency.items():
-            interval = "not determined by the data"
-            if fitted.interval is not None:
-                interval = f"{fitted.interval[0]:.4g} .. {fitted.interval[1]:.4g}"
-            table.add_row(name, f"{fitted.value:.4g}", interval)
-        out.print(table)
-    for scores in sets:
-        _show_scores(out, scores)
+        _show_parameters(out, profile)
+    _show_log_sets(out, sets, notes)
 
 
-def show_sets(sets: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
-    """Scores of predictions against tables or files of runs, beside their baselines."""
+def _show_parameters(out: Console, profile: Profile) -> None:
+    """Every fitted parameter with its unit, its interval, and what it is."""
+    table = plain_table("parameter", "value", "90 % interval", "what it is", right=(1,))
+    for name, fitted in profile.efficiency.items():
+        value, *ends = (
+            amount_of(name, amount) for amount in (fitted.value, *(fitted.interval or ()))
+        )
+        interval = f"[{', '.join(ends)}]" if ends else "not determined by this data: default kept"
+        if fitted.at_bound is not None:
+            end = "lowest" if fitted.at_bound == "low" else "highest"
+            interval += f"; AT ITS BOUND, the {end} it may be: doubt it"
+        table.add_row(name, value, interval, meaning_of(name))
+    out.print(table)
+
+
+def amount_of(name: str, amount: float) -> str:
+    """A fitted parameter's amount with its unit: `9.1 us`, `88.2 %`, `245 elements`, `300 GB/s`."""
+    kind = _hint_of(name)
+    if name.endswith(".bandwidth"):
+        return f"{amount / 1e9:.4g} GB/s"
+    if get_args(kind)[:1] == (int,):
+        return format_duration_ns(amount)
+    return f"{amount:.4g} elements" if name.endswith("_dimension") else f"{amount:.1%}"
+
+
+def meaning_of(name: str) -> str:
+    """What a fitted parameter is, in the words of the schema."""
+    link, dot, field = name.partition(".")
+    holder: Any = Link if dot else Efficiency
+    words = str(holder.__pydantic_fields__[field or name].description)
+    first = " ".join(words.split()).partition(".")[0].partition(":")[0]
+    return f"{first} ({link.replace('_node', ' node')})" if dot else first
+
+
+def _hint_of(name: str) -> Any:
+    holder: Any = Link if "." in name else Efficiency
+    return get_type_hints(holder, include_extras=True)[name.rpartition(".")[2]]
+
+
+def show_log_sets(
+    sets: Sequence[Mapping[str, object]], notes: Sequence[str], *, as_json: bool
+) -> None:
+    """Scores of predictions of a file of runs, beside their baselines."""
     progress_done()
     if as_json:
-        show_json({"sets": list(sets)})
+        show_json({"sets": list(sets), "notes": list(notes)})
         return
+    _show_log_sets(console(), sets, notes)
+
+
+def _show_log_sets(out: Console, sets: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> None:
     for scores in sets:
-        _show_scores(console(), scores)
+        _show_scores(out, scores)
+    if sets:
+        _show_worst(out, sets[0])
+        out.print(
+            "tau: order of plans within a group (one model, global batch and number of devices), 1 "
+            "is all pairs right; regret: how much slower than its group's best the plan picked is."
+        )
+    for note in notes:
+        out.print(f"note: {note}")
 
 
 def _show_scores(out: Console, scores: Mapping[str, Any]) -> None:
-    table = plain_table("what", "predicted", "measured", "error", right=(1, 2, 3))
-    for point in scores["points"]:
-        table.add_row(
-            point["what"],
-            format_duration_ns(point["predicted_s"] * 1e9),
-            format_duration_ns(point["measured_s"] * 1e9),
-            f"{point['error']:+.1%}",
-        )
-    out.print(table)
-    summary_table = plain_table(
-        scores["id"], "n", "MAPE", "bias", "worst", "tau", "regret", right=(1, 2, 3, 4, 5, 6)
+    """One set's figures, and those of the baselines."""
+    folds = scores.get("folds")
+    sample = scores["sample"]
+    if folds:
+        sample += f" in {folds['count']} folds by {folds['by']} (seed {folds['seed']})"
+    elif sample == "in-sample":
+        sample += ": fitted to these very runs, so no measure of its predictions"
+    out.print()
+    out.print(Text(f"{scores['id']}: {sample}", style="bold"))
+    table = plain_table(
+        "",
+        "n",
+        "MAPE",
+        "bias",
+        "worst",
+        "tau",
+        "tau, all",
+        "regret",
+        "worst regret",
+        right=tuple(range(1, 9)),
     )
-    baselines: Mapping[str, Any] = scores.get("baselines", {})
-    rows = {"pipetwin": scores, **{k.replace("_", " "): v for k, v in baselines.items()}}
+    rows = {"pipetwin": scores}
+    fitted_to = scores["baselines_fitted_to"]
+    for name, baseline in scores["baselines"].items():
+        words = {"constant_tflops": "constant TFLOP/s"}.get(name, name.replace("_", " "))
+        rows[f"{words} (of {fitted_to})"] = baseline
     for name, row in rows.items():
-        tau, regret = row["kendall_tau"], row["regret"]
-        summary_table.add_row(
+        table.add_row(
             name,
             str(row["n"]),
             f"{row['mape']:.1%}",
             f"{row['bias']:+.1%}",
             f"{row['worst']:.1%}",
-            f"{tau:.2f}" if tau is not None else "",
-            f"{regret:.1%}" if regret is not None else "",
+            *(f"{t:.2f}" if t is not None else "" for t in _taus(row)),
+            *(f"{r:.1%}" if r is not None else "" for r in (row["regret"], row["regret_worst"])),
         )
-    out.print(summary_table)
+    out.print(table)
+
+
+def _taus(row: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    return row["kendall_tau"], row["kendall_tau_all"]
+
+
+def _show_worst(out: Console, scores: Mapping[str, Any]) -> None:
+    out.print()
+    table = plain_table("worst of these", "line", "error", "hint", right=(1, 2))
+    for row in scores["worst_rows"]:
+        table.add_row(row["what"], str(row["line"]), f"{row['error']:+.1%}", row["hint"])
+    out.print(table)
 
 
 def comparison_json(prediction: Prediction, comparison: Comparison) -> dict[str, object]:

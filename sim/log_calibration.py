@@ -72,8 +72,8 @@ def calibrate_from_log(
     training: Training,
     cluster: Cluster,
     progress: Progress,
-    *,
     folding: Folding | None = None,
+    *,
     workers: int | None = None,
 ) -> LogCalibration:
     """Fit the device's and its links' parameters to whole-iteration times.
@@ -146,7 +146,7 @@ def _job(
 ) -> tuple[int, Fit, tuple[float, ...]]:
     """A fit, and what it predicts for runs it has not seen; in a process of its own."""
     fit = (
-        fit_runs(train, simulated, collectives=collectives)  # type: ignore[call-arg]
+        fit_runs(train, simulated, collectives=collectives)
         if collectives
         else fit_runs(train, simulated)
     )
