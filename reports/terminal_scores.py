@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -69,18 +70,34 @@ def show_profile(
 
 
 def _show_parameters(out: Console, profile: Profile) -> None:
-    """Every fitted parameter with its unit, its interval, and what it is."""
+    """Every fitted parameter with its unit, its interval, and what it is; those that the data does
+    not determine, and those at their bounds."""
     table = plain_table("parameter", "value", "90 % interval", "what it is", right=(1,))
+    kept = []
     for name, fitted in profile.efficiency.items():
-        value, *ends = (
-            amount_of(name, amount) for amount in (fitted.value, *(fitted.interval or ()))
-        )
-        interval = f"[{', '.join(ends)}]" if ends else "not determined by this data: default kept"
+        value = amount_of(name, fitted.value)
+        if fitted.interval is None:
+            kept.append(f"{name} {value}")
+            continue
+        table.add_row(name, value, _interval(name, fitted.interval), meaning_of(name))
+    if table.row_count:
+        out.print(table)
+    if kept:
+        out.print(f"not determined by this data: default kept, or nearly so: {', '.join(kept)}")
+    for name, fitted in profile.efficiency.items():
         if fitted.at_bound is not None:
             end = "lowest" if fitted.at_bound == "low" else "highest"
-            interval += f"; AT ITS BOUND, the {end} it may be: doubt it"
-        table.add_row(name, value, interval, meaning_of(name))
-    out.print(table)
+            out.print(
+                f"AT ITS BOUND: {name} is the {end} that is physical, so it stands for something "
+                "that the model lacks, or the data or --device is wrong"
+            )
+
+
+def _interval(name: str, ends: tuple[float, float]) -> str:
+    """An interval with its unit once, where both ends have the same: `[8.0, 10.4 us]`."""
+    low, high = (amount_of(name, end) for end in ends)
+    number, space, unit = low.partition(" ")
+    return f"[{number if space and high.endswith(f' {unit}') else low}, {high}]"
 
 
 def amount_of(name: str, amount: float) -> str:
@@ -97,8 +114,8 @@ def meaning_of(name: str) -> str:
     """What a fitted parameter is, in the words of the schema."""
     link, dot, field = name.partition(".")
     holder: Any = Link if dot else Efficiency
-    words = str(holder.__pydantic_fields__[field or name].description)
-    first = " ".join(words.split()).partition(".")[0].partition(":")[0]
+    words = " ".join(str(holder.__pydantic_fields__[field or name].description).split())
+    first = re.split(r"[.,;(]", words)[0]
     return f"{first} ({link.replace('_node', ' node')})" if dot else first
 
 
@@ -140,7 +157,8 @@ def _show_scores(out: Console, scores: Mapping[str, Any]) -> None:
     elif sample == "in-sample":
         sample += ": fitted to these very runs, so no measure of its predictions"
     out.print()
-    out.print(Text(f"{scores['id']}: {sample}", style="bold"))
+    name = str(scores["id"]).removesuffix(" (in-sample)")
+    out.print(Text(f"{name}: {sample}", style="bold"))
     table = plain_table(
         "",
         "n",

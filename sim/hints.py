@@ -28,7 +28,8 @@ def worst_rows(
     """The runs with the largest errors, each with what the others like it tell.
 
     Where the other runs with a property of it (its tensor degree, ...) are off the same way, the
-    hint names the property that most are; else the run stands alone, and so does its measurement.
+    hint names the property whose runs are off most, few runs counting less; else the run stands
+    alone, and so does its measurement.
     """
     errors = [p / run.measured_ns - 1 for run, p in zip(runs, predicted_ns, strict=True)]
     order = sorted(range(len(runs)), key=lambda i: (-abs(errors[i]), runs[i].line))
@@ -76,15 +77,16 @@ def _hint(index: int, runs: Sequence[Run], errors: Sequence[float]) -> str:
     best: tuple[float, str] | None = None
     for name in _properties(runs[index]):
         alike = [errors[i] for i in others if name in properties[i]]
-        if len(alike) < 2 or len(alike) == len(others):
+        if not alike or len(alike) == len(others):
             continue
         mean = statistics.mean(alike)
         if mean * error <= 0 or abs(mean) < SHARED * abs(error):
             continue
         # What they have in common must set them apart from the rest.
-        if abs(mean) > abs(everywhere) and (best is None or abs(mean) > best[0]):
-            text = f"so are the other {len(alike)} runs with {name}, by {mean:+.1%} on average"
-            best = abs(mean), f"{text}: a term the model lacks, or a wrong column"
+        weight = abs(mean) * len(alike) / (len(alike) + 1)
+        if abs(mean) > abs(everywhere) and (best is None or weight > best[0]):
+            runs_so = f"so are the other {len(alike)} runs" if alike[1:] else "so is the other run"
+            best = weight, f"{runs_so} with {name} ({mean:+.1%}): a term the model lacks?"
     if best is not None:
         return best[1]
     replicas = [
@@ -95,4 +97,4 @@ def _hint(index: int, runs: Sequence[Run], errors: Sequence[float]) -> str:
     if replicas:
         ratio = runs[index].measured_ns / statistics.median(replicas)
         return f"no run like it is off so; it took {ratio:.2f} times its replicate's time"
-    return "no run like it is off so: measure it again before trusting it"
+    return "no run like it is off so: is its measurement right?"

@@ -273,7 +273,7 @@ def test_hints_name_what_the_worst_have_in_common_or_that_they_stand_alone() -> 
     worst = worst_rows(RUNS, times, count=2)
     assert [(row.line, round(row.error, 2)) for row in worst] == [(9, 0.5), (5, -0.32)]
     assert worst[0].hint.startswith("no run like it is off so")
-    assert worst[1].hint.startswith("so are the other 3 runs with tensor 2, by -30.0%")
+    assert worst[1].hint.startswith("so are the other 3 runs with tensor 2 (-30.0%)")
 
 
 def test_a_replicate_that_differs_is_told() -> None:
