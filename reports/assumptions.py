@@ -9,6 +9,7 @@ from importlib import metadata
 from reports import tables, words
 from reports.sections import Section
 from reports.tables import Summary
+from sim.cost.measured import fitted_cluster
 from sim.prediction import Prediction
 
 PLOTLY_JS = "4.1.1"
@@ -17,12 +18,11 @@ NOT_MODELLED = (
     "earlier kernel leaves in the cache; efficiency is smooth in the shape.",
     "Communication: contention inside the fabric beyond its stated oversubscription, in-network "
     "reduction, and protocols that change with the message's size.",
-    "Overlap of tensor-parallel all-reduces with weight gradients, and of the gradient all-reduce "
-    "with the backward pass.",
-    "Memory: fragmentation and cached blocks of the allocator.",
-    "The optimizer: checks for overflow, and sharding over data-parallel replicas.",
-    "Storage, data loading and logging beyond a fixed time an iteration, and failures, stragglers "
-    "and jitter that the scenario does not state.",
+    "Overlap of tensor-parallel all-reduces with weight gradients; limits to how far ahead fully "
+    "sharded weights are gathered; a smaller first bucket of overlapped gradient reductions.",
+    "Memory: fragmentation and cached blocks of the allocator; a stage's output kept once sent.",
+    "Storage and logging beyond a fixed time an iteration, data loading beyond a fixed time a "
+    "microbatch, and failures, stragglers and jitter that the scenario does not state.",
 )
 
 
@@ -86,7 +86,25 @@ def _sources(prediction: Prediction) -> list[str]:
         ):
             if source:
                 found.append(f"{what}: {source}")
+        found.append(_fixed_times(prediction))
     return found
+
+
+def _fixed_times(prediction: Prediction) -> str:
+    """The named times that depend on no size, as the scenario or the profile has them."""
+    cluster = prediction.scenario.cluster
+    assert cluster is not None
+    if prediction.profile is not None:
+        cluster = fitted_cluster(cluster, prediction.profile.efficiency)
+    efficiency = cluster.device.efficiency
+    times = (
+        ("a kernel", efficiency.launch),
+        ("a collective", efficiency.collective_launch),
+        ("an exchange of blocking messages", efficiency.message_overhead),
+        ("a microbatch's data", efficiency.data_loading),
+        ("an iteration", efficiency.iteration_overhead),
+    )
+    return "Fixed times: " + ", ".join(f"{what} {words.duration(t)}" for what, t in times)
 
 
 def _versions(prediction: Prediction) -> list[str]:

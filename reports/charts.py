@@ -16,7 +16,6 @@ import numpy as np
 from reports.words import CATEGORY_NAMES, MEMORY_NAMES, PATH_NAMES, family, percent, size
 from sim.prediction import Prediction
 from sim.schedule.actions import Kind
-from sim.timeline.figures import TENSOR_PARALLEL
 from sim.timeline.memory import MemoryCurve
 
 Chart = dict[str, Any]
@@ -85,8 +84,7 @@ def rank_parts(prediction: Prediction) -> list[dict[str, float]]:
         for span in spans:
             parts[names.get(span.action.kind, "messages")] += span.duration_ns
         # Those inside the passes are drawn as part of them.
-        inside = found.breakdown_ns.get(TENSOR_PARALLEL, 0)
-        parts["communication"] = found.exposed_ns - inside
+        parts["communication"] = found.exposed_ns - found.inside_ns
         parts["bubble"] = found.bubble_ns
         ranks.append({name: parts[name] / total for name in RANK_PARTS if parts[name]})
     return ranks

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sim.schedule.actions import RECEIVES, SENDS, Kind
+from sim.schedule.actions import COMPUTE, RECEIVES, SENDS, Kind
 from sim.schedule.lowering import Program, peer
 from sim.timeline.spans import Span, Timeline
 
@@ -63,7 +63,7 @@ def style_of(span: Span) -> int:
 
 def timeline_data(timeline: Timeline, program: Program) -> dict[str, Any]:
     """One timeline as JSON values for the page, a row per rank."""
-    drawn = list(_drawn(timeline, lambda rank: rank))
+    drawn = list(_drawn(timeline, program, lambda rank: rank))
     labels = [{"label": str(rank), "group": rank} for rank in range(timeline.num_ranks)]
     return _data(drawn, labels, [timeline], program)
 
@@ -71,8 +71,8 @@ def timeline_data(timeline: Timeline, program: Program) -> dict[str, Any]:
 def pair_data(simulated: Timeline, measured: Timeline, program: Program) -> dict[str, Any]:
     """Two timelines of one program, a pair of rows per rank: simulated above, measured below."""
     drawn = [
-        *_drawn(simulated, lambda rank: 2 * rank),
-        *_drawn(measured, lambda rank: 2 * rank + 1),
+        *_drawn(simulated, program, lambda rank: 2 * rank),
+        *_drawn(measured, program, lambda rank: 2 * rank + 1),
     ]
     labels = [
         {"label": f"{rank} {what}", "group": rank}
@@ -82,7 +82,22 @@ def pair_data(simulated: Timeline, measured: Timeline, program: Program) -> dict
     return _data(drawn, labels, [simulated, measured], program)
 
 
-def _drawn(timeline: Timeline, row_of: Callable[[int], int]) -> Iterator[Drawn]:
+def _cut(spans: Sequence[Span], program: Program) -> list[Span]:
+    """A rank's spans by start, overlapped reductions cut where the last pass ends: what lies beside
+    passes is drawn as messages are, below them."""
+    end = max((s.end_ns for s in spans if s.action.kind in COMPUTE), default=0)
+    found = []
+    for span in spans:
+        if program.overlapped_reduction and span.action.kind is Kind.REDUCE_GRADIENTS:
+            beside = span._replace(lane="backward", end_ns=min(span.end_ns, end))
+            after = span._replace(start_ns=max(span.start_ns, end))
+            found += [piece for piece in (beside, after) if piece.duration_ns > 0]
+        else:
+            found.append(span)
+    return sorted(found, key=lambda s: (s.start_ns, s.end_ns))
+
+
+def _drawn(timeline: Timeline, program: Program, row_of: Callable[[int], int]) -> Iterator[Drawn]:
     """The spans worth drawing, from time 0: what fills a lane, and messages where they arrive."""
     begin = min((s.start_ns for s in timeline.spans), default=0)
     for rank, spans in enumerate(timeline.by_rank):
@@ -92,10 +107,10 @@ def _drawn(timeline: Timeline, row_of: Callable[[int], int]) -> Iterator[Drawn]:
         )
         ends = [s.end_ns for s in messages]
         free = begin
-        for span in spans:
+        for span in _cut(spans, program):
             shifted = span._replace(start_ns=span.start_ns - begin, end_ns=span.end_ns - begin)
             if span.lane in ("forward", "backward"):
-                if span.action.kind in RECEIVES:
+                if span.action.kind not in SENDS:
                     yield Drawn(row_of(rank), shifted, _NO_WAIT)
                 continue
             wait = _NO_WAIT
@@ -131,6 +146,7 @@ def _data(
         "kinds": [kind.name.lower() for kind in KINDS],
         "styles": [*STYLES, "bubble"],
         "nothing": NOTHING,
+        "several_stages": p.schedule.num_stages > p.num_ranks,
         "num_spans": len(drawn),
         "num_kept": len(kept),
         "windows": windows,
@@ -195,7 +211,7 @@ def _arrays(kept: list[Drawn], unit: int, program: Program) -> dict[str, str]:
         "style": ("u1", [style_of(d.span) for d in kept]),
         "kind": ("u1", [KINDS.index(d.span.action.kind) for d in kept]),
         "stage": ("u2", [d.span.action.stage for d in kept]),
-        "microbatch": ("u2", [_or_nothing(d.span.action.microbatch) for d in kept]),
+        "microbatch": ("u2", [_microbatch(d.span) for d in kept]),
         "start": ("u4", [d.span.start_ns // unit for d in kept]),
         "length": ("u4", [d.span.duration_ns // unit for d in kept]),
         "wait": ("u4", [d.wait.gap_ns // unit for d in kept]),
@@ -210,6 +226,11 @@ def packed(values: Any, dtype: str) -> str:
     """Numbers as base64 of a little-endian typed array."""
     array = np.asarray(values, dtype=np.int64).astype(f"<{dtype}")
     return base64.b64encode(array.tobytes()).decode("ascii")
+
+
+def _microbatch(span: Span) -> int:
+    """The microbatch of a span; an exchange is of none, its number only counts."""
+    return NOTHING if span.action.kind is Kind.EXCHANGE else _or_nothing(span.action.microbatch)
 
 
 def _or_nothing(number: int | None) -> int:

@@ -116,7 +116,8 @@ def show_schedule(schedule: Schedule) -> None:
     """Draw a schedule in unit times, a line a rank, coloured on a terminal."""
     slots = unit_slots(schedule)
     out = console()
-    names = [[_cell(a) for a in row] for row in slots]
+    several = schedule.num_stages > schedule.num_ranks
+    names = [[_cell(a, several) for a in row] for row in slots]
     width = max((len(c) for row in names for c in row), default=1) + 1
     per_line = max(1, (out.width - 9) // width)
     total = len(slots[0]) if slots else 0
@@ -134,7 +135,7 @@ def show_schedule(schedule: Schedule) -> None:
     out.print(
         f"{schedule.name}: {schedule.num_stages} stages on {schedule.num_ranks} ranks, "
         f"{schedule.num_microbatches} microbatches; {total} units of time, bubble {bubble:.1%} "
-        "(F 1 unit, B 2, messages free)"
+        f"(F 1 unit, B 2, messages free{'; 5F3 is F3 of stage 5' if several else ''})"
     )
 
 
@@ -179,8 +180,11 @@ _STYLES = {
 }
 
 
-def _cell(action: Action | None) -> str:
-    return "." if action is None else f"{action.kind.value}{str(action).split(action.kind)[1]}"
+def _cell(action: Action | None, with_stage: bool) -> str:
+    """`F3`, or where ranks hold several stages `5F3`: F3 of stage 5."""
+    if action is None:
+        return "."
+    return str(action) if with_stage else f"{action.kind.value}{str(action).split(action.kind)[1]}"
 
 
 def _figures_table(found: dict[str, Any], origin: str) -> Table:

@@ -6,6 +6,9 @@ const Gantt = (() => {
     "", "activations", "gradients", "its activations to be taken", "its gradients to be taken",
     "the other ranks of the reduction", "nothing on record",
   ];
+  const LETTERS = { forward: "F", backward: "B", backward_input: "I", backward_weight: "W" };
+  /* Kinds that no stage does: the whole rank does, or the first and last together. */
+  const RANKWIDE = ["exchange", "reduce_tied", "gradient_norm", "optimizer"];
   const TYPES = {
     row: Uint16Array, style: Uint8Array, kind: Uint8Array, stage: Uint16Array,
     microbatch: Uint16Array, start: Uint32Array, length: Uint32Array, wait: Uint32Array,
@@ -240,8 +243,11 @@ const Gantt = (() => {
         }
         c.fillRect(x0, top, Math.max(0.6, wide - (wide > 4 ? 1 : wide > 2 ? 0.5 : 0)), block);
         if (s.microbatch[i] !== this.data.nothing && block >= 11) {
-          const text = String(s.microbatch[i]);
-          if (wide > 7 * text.length + 4) {
+          const room = (label) => wide > 7 * label.length + 4;
+          const microbatch = String(s.microbatch[i]);
+          const whole = `${LETTERS[this.data.kinds[s.kind[i]]] ?? ""}${microbatch} of stage ${s.stage[i]}`;
+          const text = this.data.several_stages && room(whole) ? whole : microbatch;
+          if (room(text)) {
             c.fillStyle = this.onColors[s.style[i]];
             c.fillText(text, (Math.max(x0, this.left) + Math.min(x1, this.width - 10)) / 2, top + block / 2 + 0.5);
           }
@@ -275,7 +281,8 @@ const Gantt = (() => {
       const mb = s.microbatch[i] === none ? "" : `, microbatch ${s.microbatch[i]}`;
       const place = this.paired ? `rank ${row.group} (${row.label.endsWith("run") ? "measured" : "simulated"})` : `rank ${row.label}`;
       const transfer = d.styles[s.style[i]] === "transfer";
-      const lines = [`${what}, stage ${s.stage[i]}${mb}`];
+      const stage = RANKWIDE.includes(d.kinds[s.kind[i]]) ? "" : `, stage ${s.stage[i]}`;
+      const lines = [`${what}${stage}${mb}`];
       if (hit.gap !== undefined) lines[0] = `${place} waits before: ${lines[0]}`;
       else {
         const from = transfer && s.peer[i] !== none ? `, from rank ${s.peer[i]}` : "";
