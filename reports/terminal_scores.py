@@ -88,7 +88,7 @@ def _show_parameters(out: Console, profile: Profile) -> None:
         if fitted.at_bound is not None:
             end = "lowest" if fitted.at_bound == "low" else "highest"
             out.print(
-                f"AT ITS BOUND: {name} is the {end} that is physical, so it stands for something "
+                f"AT ITS BOUND: {name} is the {end} that the fit allows, so it stands for something "
                 "that the model lacks, or the data or --device is wrong"
             )
 

@@ -62,7 +62,7 @@ def test_the_profile_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert "launch 9.1 us [8, 10.4 us] Fixed time of every kernel" in out
     assert "iteration_overhead 30 ms [900 us, 40 ms]" in out
     assert "not determined by this data: default kept, or nearly so: memory 88.0%" in out
-    assert "AT ITS BOUND: matmul_max is the highest that is physical" in out
+    assert "AT ITS BOUND: matmul_max is the highest that the fit allows" in out
     assert "r.csv: cross-validated in 2 folds by run (seed 7)" in out
     assert "constant TFLOP/s (of the other folds)" in out
     assert "4x1024 t2 p2 d2 b4 4 -29.4% " in out and "note: n" in out
