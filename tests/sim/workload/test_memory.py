@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scenarios.schema import GivenCosts, Model, Plan, Scenario, StageCosts
 from sim.schedule.actions import Kind
-from sim.schedule.generators import gpipe, one_forward_one_backward
+from sim.schedule.generators import gpipe, interleaved, one_forward_one_backward
 from sim.workload.memory import (
     MemoryModel,
     kept_activations,
@@ -90,18 +90,129 @@ def test_one_rank_holds_tied_embeddings_once() -> None:
     micro_batch=st.integers(1, 8),
     recomputation=st.sampled_from(["none", "selective", "full"]),
     tensor=st.sampled_from([1, 2, 4]),
+    chunks=st.sampled_from([1, 2]),
+    sequence_parallel=st.booleans(),
 )
 def test_memory_grows_with_the_microbatch(
-    micro_batch: int, recomputation: str, tensor: int
+    micro_batch: int, recomputation: str, tensor: int, chunks: int, sequence_parallel: bool
 ) -> None:
-    schedule = one_forward_one_backward(4, 8)
+    schedule = interleaved(4, 8, chunks)
     peaks = []
     for size in (micro_batch, micro_batch + 1):
-        s = scenario(micro_batch=size, recomputation=recomputation, tensor=tensor)
+        s = scenario(
+            micro_batch=size,
+            recomputation=recomputation,
+            tensor=tensor,
+            chunks=chunks,
+            sequence_parallel=sequence_parallel,
+        )
         model = memory_model(s, schedule)
         assert model is not None
         peaks.append(peak_bytes(model, schedule))
     assert all(a < b for a, b in zip(*peaks, strict=True))
+
+
+def test_sequence_parallelism_divides_all_activations() -> None:
+    """s b h (34/t + 5 a s/(h t)), arXiv 2205.05198, equation 4; 34/t without attention's core."""
+    s, b, h, a = 64, 3, 128, 4
+    setting = setting_of(scenario(micro_batch=3, tensor=2, sequence_parallel=True))
+    assert layer_activations(setting) == s * b * h * 34 // 2 + 5 * a * s * s * b // 2
+    selective = replace(setting, recomputation="selective")
+    assert kept_activations(selective) == s * b * h * 34 // 2
+    assert kept_activations(replace(setting, recomputation="full")) == 2 * s * b * h // 2
+    fused = replace(setting, attention="fused")
+    assert kept_activations(fused) == kept_activations(replace(fused, recomputation="selective"))
+    schedule = one_forward_one_backward(4, 8)
+    with_it, without = (
+        memory_model(scenario(tensor=2, sequence_parallel=on), schedule) for on in (True, False)
+    )
+    assert with_it is not None and without is not None
+    assert (
+        with_it.static_bytes(1)["message_buffers"] * 2
+        == (without.static_bytes(1)["message_buffers"])
+    )
+
+
+@pytest.mark.parametrize(("every", "kept"), [(1, 6), (2, 3), (4, 2), (5, 2), (6, 1), (9, 1)])
+def test_groups_of_recomputed_layers_keep_their_first_input(every: int, kept: int) -> None:
+    s = scenario(pipeline=1, layers_per_stage=(6,), recomputation="full", recompute_every=every)
+    s = replace(s, model=replace(MODEL, layers=6))
+    model = memory_model(s, one_forward_one_backward(1, 8))
+    one = memory_model(
+        replace(s, plan=replace(s.plan, recompute_every=1)), one_forward_one_backward(1, 8)
+    )
+    assert model is not None and one is not None
+    size, layer = 2 * 64 * 128, layer_activations(setting_of(s))
+    assert one.activation_bytes(0) - model.activation_bytes(0) == (6 - kept) * size
+    group = min(every, 6)
+    more = model.working_bytes(0, Kind.BACKWARD) - one.working_bytes(0, Kind.BACKWARD)
+    # The head's logits outweigh a single layer here.
+    assert more <= (group - 1) * layer
+    wide = replace(s, model=replace(MODEL, layers=6, vocabulary=4))
+    recomputed = memory_model(wide, one_forward_one_backward(1, 8))
+    assert recomputed is not None
+    temporary = recomputed.working_bytes(0, Kind.FORWARD)
+    assert recomputed.working_bytes(0, Kind.BACKWARD) == temporary + group * layer - size
+
+
+def test_zero_shares_states_out() -> None:
+    """arXiv 1910.02054, section 5: K = 12 bytes of state in 16 bytes a weight, stages 1 and 3."""
+    schedule = one_forward_one_backward(1, 8)
+    static = {}
+    for sharding in ("none", "optimizer", "full"):
+        s = scenario(pipeline=1, data=4, sharding=sharding)
+        model = memory_model(s, schedule)
+        assert model is not None
+        static[sharding] = {k: v for k, v in model.static_bytes(0).items() if v}
+        if sharding == "none":
+            count = static["none"]["parameters"] // 2
+            working = model.working_bytes(0, Kind.OPTIMIZER)
+            assert working == 4 * count
+        else:
+            assert model.working_bytes(0, Kind.OPTIMIZER) == working // 4
+    assert count % 4 == 0
+    assert sum(static["none"].values()) == 16 * count
+    assert sum(static["optimizer"].values()) == (4 + 12 // 4) * count
+    assert sum(static["full"].values()) == 16 * count // 4
+
+
+def test_gathered_weights_are_held_while_passes_run() -> None:
+    s = scenario(pipeline=1, data=4, sharding="full")
+    schedule = one_forward_one_backward(1, 8)
+    model, plain = (
+        memory_model(replace(s, plan=replace(s.plan, sharding=how)), schedule)
+        for how in ("full", "none")
+    )
+    assert model is not None and plain is not None
+    largest = 12 * 128**2 + 13 * 128  # a layer, more than the table of 512 x 128
+    for kind, width in ((Kind.FORWARD, 2 * 2), (Kind.BACKWARD, 2 * 2 + 2)):
+        more = model.working_bytes(0, kind) - plain.working_bytes(0, kind)
+        assert more == width * largest
+
+
+def test_interleaved_ranks_hold_all_their_chunks() -> None:
+    """Weights as without chunks; the ends' tables once a rank, also where one rank holds both."""
+    plan = {"schedule": "interleaved", "chunks": 2}
+    schedule = interleaved(4, 8, 2)
+    model = memory_model(scenario(**plan), schedule)
+    plain = memory_model(scenario(), one_forward_one_backward(4, 8))
+    assert model is not None and plain is not None
+    for rank in range(4):
+        both = [m.static_bytes(rank)["parameters"] for m in (model, plain)]
+        assert both[0] == both[1]
+    # A middle rank sends to and receives from two neighbours for each of its two chunks.
+    assert model.static_bytes(1)["message_buffers"] == 2 * plain.static_bytes(1)["message_buffers"]
+    half = plain.activation_bytes(1) // 2
+    assert model.activation_bytes(1) == model.activation_bytes(5) == half
+    # In flight: (v - 1) p + 2 (p - 1 - r) + 1 chunks.
+    held = peak_bytes(model, schedule)[1] - sum(model.static_bytes(1).values())
+    working = model.working_bytes(1, Kind.BACKWARD)
+    assert held == max(9 * half + working, model.working_bytes(1, Kind.OPTIMIZER))
+    alone = scenario(pipeline=1, schedule="interleaved", chunks=2)
+    one = memory_model(alone, interleaved(1, 8, 2))
+    whole = memory_model(scenario(pipeline=1), one_forward_one_backward(1, 8))
+    assert one is not None and whole is not None
+    assert one.static_bytes(0) == whole.static_bytes(0)
 
 
 def test_given_activations() -> None:

@@ -8,7 +8,16 @@ import pytest
 
 from scenarios.schema import Model
 from sim.workload.flops import hardware_flops, model_flops, num_parameters
-from sim.workload.operations import FusedAttention, TensorReduction, flops_of
+from sim.workload.operations import (
+    FusedAttention,
+    Operation,
+    Product,
+    TensorGather,
+    TensorReduction,
+    TensorScatter,
+    Traffic,
+    flops_of,
+)
 from sim.workload.parameters import layer_parameters
 from sim.workload.transformer import (
     Setting,
@@ -78,6 +87,60 @@ def test_reductions_per_layer() -> None:
     assert payloads(work.backward_weight) == []
     assert payloads(layer(setting(tensor=2, recomputation="selective")).recomputed) == []
     assert payloads(layer(setting()).backward) == []
+
+
+def test_sequence_parallel_collectives_per_layer() -> None:
+    """Forward two all-gathers and two reduce-scatters of T h elements; backward the same and an
+    all-gather more for each pair of products; the volume of the all-reduces (arXiv 2205.05198)."""
+
+    def of(kind: type, operations: tuple[Operation, ...]) -> list[int]:
+        return [o.payload_bytes for o in operations if isinstance(o, kind)]
+
+    work = layer(setting(tensor=2, sequence_parallel=True, recomputation="full"))
+    size = 2 * 2 * 32 * 64
+    for operations, gathers in ((work.forward, 2), (work.backward_input, 4), (work.recomputed, 2)):
+        assert of(TensorGather, operations) == [size] * gathers
+        assert of(TensorScatter, operations) == [size] * 2
+        assert of(TensorReduction, operations) == []
+    assert work.backward_weight == tuple(
+        o for o in work.backward_weight if isinstance(o, (Product, Traffic))
+    )
+    beside = [
+        o.beside.name
+        for o in work.backward_input
+        if isinstance(o, (TensorGather, TensorScatter)) and o.beside is not None
+    ]
+    assert beside == ["expand dgrad", "expand wgrad", "qkv dgrad", "qkv wgrad"]
+    ends = embedding(setting(tensor=2, sequence_parallel=True))
+    assert (of(TensorScatter, ends.forward), of(TensorGather, ends.backward)) == ([size], [size])
+    last = head(setting(tensor=2, sequence_parallel=True))
+    assert of(TensorGather, last.forward) == [size]
+    assert (of(TensorGather, last.backward), of(TensorScatter, last.backward)) == ([size], [size])
+
+
+@pytest.mark.parametrize("family", ["gpt", "bert"])
+def test_sequence_parallelism_keeps_products_and_divides_the_rest(family: str) -> None:
+    model = replace(SMALL, family=family)
+    plain, shared = (setting(model, tensor=4, sequence_parallel=on) for on in (False, True))
+
+    def traffic(operations: tuple[Operation, ...], *names: str) -> list[int]:
+        return [o.num_bytes for o in operations if isinstance(o, Traffic) and o.name in names]
+
+    for ours, theirs in ((layer(shared), layer(plain)), (embedding(shared), embedding(plain))):
+        assert flops_of(ours.forward) == flops_of(theirs.forward)
+        assert flops_of(ours.backward) == flops_of(theirs.backward)
+    divided = ("layernorm", "bias-dropout-add", "layernorm backward", "residual gradient")
+    for name in ("forward", "backward_input"):
+        ours = traffic(getattr(layer(shared), name), *divided)
+        theirs = traffic(getattr(layer(plain), name), *divided)
+        assert [4 * n for n in ours] == theirs != []
+    alone = setting(model, sequence_parallel=True)
+    assert layer(alone) == layer(setting(model)) and head(alone) == head(setting(model))
+
+
+def test_every_few_layers_repeat_the_same_work() -> None:
+    groups = layer(setting(recomputation="full", recompute_every=4))
+    assert groups == layer(setting(recomputation="full"))
 
 
 def test_slices_add_up_to_causal_attention() -> None:
