@@ -71,9 +71,7 @@ def scenario(name: str, bandwidth: float) -> Scenario:
 
 @pytest.mark.parametrize("bandwidth", [1e9, 25e9])
 @pytest.mark.parametrize("name", PLANS)
-def test_the_composition_is_the_time_and_figures_count_it_once(
-    name: str, bandwidth: float
-) -> None:
+def test_the_composition_is_the_time_and_figures_count_it_once(name: str, bandwidth: float) -> None:
     s = scenario(name, bandwidth)
     assert not check(s)
     program = build_program(s)
