@@ -4,6 +4,9 @@ A backward pass B is I, then W: I makes the gradient of the stage's input (and o
 norms and other small parameters), W those of the linear layers' weights and biases. Both halves do
 the operations of B, each once and on the same numbers, so I + W equals B and costs what B costs.
 
+A linear layer whose inputs a tensor group shares out adds its bias outside (after the sum over the
+group), so there I makes the bias's gradient.
+
 Covered: linear layers, any number of microbatches between I and W. Not covered: second derivatives.
 """
 

@@ -142,8 +142,8 @@ def test_which_pass_sends_what() -> None:
     words = [[step.split() for step in passes] for passes in found[0]]
     reduce, gather, scatter = "reduce", "gather", "scatter"
     forward = [gather, scatter, gather, scatter]
-    # A row linear gathers its gradient; a column linear scatters its own and gathers its input.
-    backward = [gather, scatter, gather] * 2
+    # A row linear gathers its gradient; a column linear gathers its input and scatters its own.
+    backward = [gather, gather, scatter] * 2
     # The last sum of a recomputed group is not repeated: nothing in the group needs it.
     assert words == [
         [[reduce] * 2, [reduce] * 2, []],
@@ -234,3 +234,19 @@ def test_the_loss_is_torch_s(rows: int, vocabulary: int, scale: float) -> None:
     assert mine.grad is not None and theirs.grad is not None
     torch.testing.assert_close(mine.grad[:, :vocabulary], theirs.grad, rtol=1e-12, atol=1e-14)
     assert not mine.grad[:, vocabulary:].any()
+
+
+def test_alone_a_stage_is_made_of_torch_s_own_operations() -> None:
+    """Nothing of what a group needs is left in the graph of a group of one."""
+    model = {"tied_embeddings": True}
+    (part,) = partition(tiny({}, **model))
+    module = StageModule(tiny({}, **model), part)
+    tokens = torch.arange(32).view(2, 16)
+    nodes, seen = [module.loss(module(tokens), tokens).grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            nodes += [following for following, _ in node.next_functions]
+    assert len(seen) > 50
+    assert not [n for n in seen if isinstance(n, torch.autograd.function.BackwardCFunction)]
