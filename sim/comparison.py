@@ -132,25 +132,34 @@ def own_costs(timeline: Timeline) -> ActionCosts:
     """Each action's own duration, and each message's own time on its way, in a timeline.
 
     A message's time runs from its sender's posting (or the start of its transfer) to its arrival;
-    a reduction's from the last rank's coming to its end.
+    a reduction's from the last rank's coming to its end, of which what lies before the end of its
+    stage's last backward pass is hidden.
     """
     durations: dict[Action, int] = {}
     meetings: dict[Action, list[int]] = defaultdict(list)
+    made: dict[int, int] = {}
     for span in timeline.spans:
         if span.lane == "compute":
             durations[span.action] = durations.get(span.action, 0) + span.duration_ns
+            if span.action.kind in (Kind.BACKWARD, Kind.BACKWARD_WEIGHT):
+                made[span.action.stage] = max(made.get(span.action.stage, 0), span.end_ns)
         elif span.lane == "collective":
             meetings[_shared(span.action)].append(span.duration_ns)
     for span in timeline.spans:
         if span.lane == "collective":
             durations[span.action] = min(meetings[_shared(span.action)])
+    hidden = {
+        s.action: max(0, min(made[s.action.stage], s.end_ns) - s.start_ns)
+        for s in timeline.spans
+        if s.action.kind is Kind.REDUCE_GRADIENTS and s.action.stage in made
+    }
     transfers = {
         partner(receive): Transfer(
             occupancy_ns=0, latency_ns=span.duration_ns, resources=(), payload_bytes=0
         )
         for (_, receive), span in timeline.arrivals.items()
     }
-    return ActionCosts(durations=durations, transfers=transfers)
+    return ActionCosts(durations=durations, transfers=transfers, hidden=hidden)
 
 
 def _shared(action: Action) -> Action:

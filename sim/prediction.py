@@ -107,7 +107,7 @@ def _predict(scenario: Scenario, profile: Profile | None, draws: int, seed: int)
     model = memory_model(scenario, program)
     spread = None
     if draws and profile is not None and profile.ratios:
-        spread = _draw(program, costs, profile.ratios, draws, seed)
+        spread = _draw(program, timeline, costs, profile.ratios, draws, seed)
     return Prediction(
         scenario=scenario,
         program=program,
@@ -121,11 +121,18 @@ def _predict(scenario: Scenario, profile: Profile | None, draws: int, seed: int)
 
 
 def _draw(
-    program: Program, costs: CostTable, ratios: tuple[float, ...], draws: int, seed: int
+    program: Program,
+    timeline: Timeline,
+    costs: CostTable,
+    ratios: tuple[float, ...],
+    draws: int,
+    seed: int,
 ) -> tuple[int, int, int]:
     generator = random.Random(seed)
     actions = [a for steps in program.steps for step in steps for a in step]
+    actions += [s.action for s in timeline.spans if s.action.kind is Kind.EXCHANGE]
     transfers = {a: costs.transfer(a) for a in actions if a.kind in SENDS}
+    hidden = {a: costs.hidden_ns(a) for a in actions if a.kind is Kind.REDUCE_GRADIENTS}
     times = []
     for _ in range(draws):
         durations: dict[Action, int] = {}
@@ -134,7 +141,7 @@ def _draw(
             if action.kind in COMPUTE or action.kind is Kind.OPTIMIZER:
                 duration = round(duration * generator.choice(ratios))
             durations[action] = duration
-        drawn = ActionCosts(durations=durations, transfers=transfers)
+        drawn = ActionCosts(durations=durations, transfers=transfers, hidden=hidden)
         times.append(simulate(program, drawn).iteration_ns)
     if len(times) == 1:
         return times[0], times[0], times[0]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.cost.costs import Cost, CostKey, CostTable
+from sim.cost.costs import Cost, CostKey, CostTable, Transfer
 from sim.engine.simpy_engine import simulate
 from sim.schedule.actions import COMPUTE, Kind
 from sim.schedule.checks import check
@@ -18,6 +18,7 @@ from sim.schedule.torch_csv import compute_csv, program_csv, read_csv
 from sim.timeline.figures import figures
 
 SIZES = [(p, v, rounds * p) for p in (2, 3, 4, 6) for v in (2, 3, 5) for rounds in (1, 2, 3)]
+MODES: tuple[Mode, ...] = ("overlapped", "blocking")
 sizes = st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
 """Ranks, chunks, and microbatches in multiples of the ranks."""
 
@@ -88,9 +89,7 @@ def table(stages: int, f: int, b: int) -> CostTable:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    sizes, st.integers(1, 10**7), st.integers(1, 10**7), st.sampled_from(["overlapped", "blocking"])
-)
+@given(sizes, st.integers(1, 10**7), st.integers(1, 10**7), st.sampled_from(MODES))
 def test_iteration_time_is_the_closed_form(
     size: tuple[int, int, int], f: int, b: int, mode: Mode
 ) -> None:
@@ -163,22 +162,47 @@ def test_torch_csv_round_trip(tmp_path: Path) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(sizes.filter(lambda s: s[1] > 1), st.lists(st.integers(1, 9_999), min_size=40, max_size=40))
-def test_busy_time_is_conserved(size: tuple[int, int, int], times: list[int]) -> None:
-    """Unequal chunks: every rank is busy exactly its stages' work, whichever way messages go."""
+@given(
+    sizes.filter(lambda s: s[1] > 1),
+    st.lists(st.integers(1, 9_999), min_size=40, max_size=40),
+    st.integers(0, 20_000),
+)
+def test_busy_time_is_conserved_and_overlap_or_bandwidth_never_slow_down(
+    size: tuple[int, int, int], times: list[int], message: int
+) -> None:
+    """Unequal chunks and costly messages: every rank is busy exactly its stages' work."""
     p, v, rounds = size
     m = rounds * p
     costs = {}
     for stage in range(p * v):
         for i, kind in enumerate((Kind.FORWARD, Kind.BACKWARD)):
             costs[CostKey(kind, stage)] = Cost(duration_ns=times[2 * stage + i], parts={})
-    for mode in ("overlapped", "blocking"):
-        timeline = simulate(lower(interleaved(p, m, v), mode), CostTable(costs=costs))  # type: ignore[arg-type]
+
+    def under(message: int) -> CostTable:
+        transfers = {
+            CostKey(kind, stage): Transfer(
+                occupancy_ns=message // 2,
+                latency_ns=message - message // 2,
+                resources=(2 * (stage % p) + (kind is Kind.SEND_FORWARD),),
+                payload_bytes=0,
+            )
+            for stage in range(p * v)
+            for kind in (Kind.SEND_FORWARD, Kind.SEND_BACKWARD)
+        }
+        return CostTable(costs=costs, transfers=transfers)
+
+    taken = {}
+    for mode in MODES:
+        program = lower(interleaved(p, m, v), mode)
+        timeline = simulate(program, under(message))
         for rank, spans in enumerate(timeline.compute):
             own = range(rank, p * v, p)
             assert sum(s.duration_ns for s in spans) == m * sum(
                 times[2 * stage] + times[2 * stage + 1] for stage in own
             )
+        taken[mode] = timeline.iteration_ns
+        assert simulate(program, under(message // 2)).iteration_ns <= taken[mode]
+    assert taken["overlapped"] <= taken["blocking"]
 
 
 def test_the_bubble_vanishes_with_microbatches_and_shrinks_with_chunks() -> None:

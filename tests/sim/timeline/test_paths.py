@@ -6,9 +6,11 @@ import pytest
 
 from scenarios.rules import check
 from scenarios.schema import Cluster, Device, Efficiency, Link, Model, Plan, Scenario
+from sim.comparison import replay
 from sim.cost.path import composition_of
 from sim.cost.table import cost_table
 from sim.engine.simpy_engine import simulate
+from sim.schedule.actions import Kind
 from sim.schedule.build import build_program
 from sim.timeline.critical_path import critical_path
 from sim.timeline.figures import figures
@@ -86,3 +88,25 @@ def test_the_composition_is_the_time_and_figures_count_it_once(name: str, bandwi
         assert sum(rank.breakdown_ns.values()) == timeline.iteration_ns
         assert rank.busy_ns + rank.exposed_ns + rank.bubble_ns == timeline.iteration_ns
         assert rank.breakdown_ns.get("bubble", 0) == rank.bubble_ns >= 0
+
+
+@pytest.mark.parametrize("name", ["overlapped", "overlapped, gpipe", "fully sharded"])
+def test_a_timeline_replayed_with_its_own_durations_is_itself(name: str) -> None:
+    """Reductions that overlap included: what was hidden in them is hidden again."""
+    s = scenario(name, 25e9)
+    program = build_program(s)
+    timeline = simulate(program, cost_table(s, program))
+    assert sorted(replay(timeline, program).spans) == sorted(timeline.spans)
+
+
+def test_overlapped_reductions_are_on_the_path_from_the_last_pass_on() -> None:
+    s = scenario("overlapped", 1e9)
+    program = build_program(s)
+    table = cost_table(s, program)
+    path = critical_path(simulate(program, table), program)
+    (reduction,) = path.overlapped
+    cost = table.cost(reduction.action)
+    assert 0 < reduction.duration_ns == cost.duration_ns - cost.hidden_ns < cost.duration_ns
+    assert path.composition()["overlapped", Kind.REDUCE_GRADIENTS, 0] == 1
+    before = path.spans[path.spans.index(reduction) - 1]
+    assert (before.action.kind, before.end_ns) == (Kind.BACKWARD, reduction.start_ns)
