@@ -375,7 +375,7 @@ def _row(size: str, schedule: str, found: Mapping[str, Any]) -> str:
     gloo, mailbox = found["gloo"], found["mailbox"]
     low, high = gloo["interval"]
     return (
-        f"{size:10} {schedule:12} {gloo['pairs']:4}/{found['turns']:<4} "
+        f"{size:10} {schedule:12} {gloo['pairs']:5} {gloo['pairs_disturbed']:9} "
         f"{gloo['torch_median_s'] * 1e3:10.2f} {gloo['median_s'] * 1e3:10.2f} "
         f"{gloo['ratio']:7.4f} [{low:.4f}, {high:.4f}] {gloo['cpu_ratio']:9.4f} "
         f"{mailbox['ratio']:8.4f} {found['differences']['gradients']:10.1e}\n"
@@ -391,7 +391,7 @@ def main() -> None:
     options = parser.parse_args()
     sizes = options.sizes.split(",")
     sys.stdout.write(
-        f"{'size':10} {'schedule':12} {'pairs':>9} {'torch ms':>10} {'ours ms':>10} {'ratio':>7} "
+        f"{'size':10} {'schedule':12} {'pairs':>5} {'disturbed':>9} {'torch ms':>10} {'ours ms':>10} {'ratio':>7} "
         f"{'95 % interval':16} {'CPU ratio':>9} {'mailbox':>8} {'gradients':>10}\n"
     )
     result: dict[str, Any] = {}
