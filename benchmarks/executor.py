@@ -392,7 +392,8 @@ def main() -> None:
     sizes = options.sizes.split(",")
     sys.stdout.write(
         f"{'size':10} {'schedule':12} {'pairs':>5} {'disturbed':>9} {'torch ms':>10} "
-        f"{'ours ms':>10} {'ratio':>7} {'95 % interval':16} {'CPU ratio':>9} {'mailbox':>8} {'gradients':>10}\n"
+        f"{'ours ms':>10} {'ratio':>7} {'95 % interval':16} "
+        f"{'CPU ratio':>9} {'mailbox':>8} {'gradients':>10}\n"
     )
     result: dict[str, Any] = {}
     for size in sizes:
