@@ -25,7 +25,7 @@ from sim.cost.profile import Bound, Fitted, Profile, same_device
 from sim.cost.runs import Run, RunLog, fingerprint, read_log
 from sim.engine.simpy_engine import simulate
 from sim.hints import what_of, worst_rows
-from sim.prediction import ProfileMismatch
+from sim.prediction import ProfileMismatch, without_collector
 from sim.schedule.lowering import Program
 from sim.scores import score
 from sim.timeline.critical_path import critical_path
@@ -63,9 +63,10 @@ class Folding:
 
 def simulated(program: Program, table: CostTable) -> tuple[float, Composition]:
     """A program's iteration time by the engine, and what its critical path consists of."""
-    timeline = simulate(program, table)
-    path = critical_path(timeline, program)
-    return timeline.iteration_ns, composition_of(path.composition(), path.queued_ns)
+    with without_collector():
+        timeline = simulate(program, table)
+        path = critical_path(timeline, program)
+        return timeline.iteration_ns, composition_of(path.composition(), path.queued_ns)
 
 
 def calibrate_from_log(

@@ -79,12 +79,12 @@ def predict(
             f"the profile is of {profile.device}, but {scenario.name} runs on "
             f"{cluster.device.name}: calibrate one on that device"
         )
-    with _without_collector():
+    with without_collector():
         return _predict(scenario, profile, draws, seed)
 
 
 @contextmanager
-def _without_collector() -> Iterator[None]:
+def without_collector() -> Iterator[None]:
     """Pause the garbage collector: a large schedule makes 10^6 objects, none of them garbage, and
     scanning them again and again is a quarter of the time."""
     was_enabled = gc.isenabled()
