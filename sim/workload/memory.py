@@ -17,6 +17,7 @@ from sim.schedule.schedule import Schedule
 from sim.workload.parameters import (
     embedding_parameters,
     head_parameters,
+    largest_matrix,
     layer_parameters,
     share,
     token_table_parameters,
@@ -259,7 +260,7 @@ def _working(
 ) -> Mapping[Kind, int]:
     """The largest over the slices: one group's recomputed activations and the two largest tensors
     that are alive at once, or the head's 16-bit logits and gradients of the fp32 ones; with full
-    sharding the weights at work and those gathered ahead, and one part's gradients."""
+    sharding the weight matrix at work and the one gathered ahead, and a matrix of gradients."""
     forward = backward = 0
     for s in settings:
         e = s.element_bytes
@@ -275,7 +276,8 @@ def _working(
             backward = max(backward, half + logit_bytes(s))
     weights = gradients = 0
     if scenario.plan.sharding == "full" and scenario.plan.data > 1:
-        largest = max(part_parameters(part, scenario).values())
+        ends = part.embedding or part.head
+        largest = largest_matrix(settings[0].model, scenario.plan.tensor, table=ends)
         weights = 2 * largest * PRECISION_BYTES[scenario.plan.precision]
         gradients = largest * PRECISION_BYTES[scenario.plan.reduced_precision]
     return {

@@ -58,3 +58,18 @@ def sequence_parallel_parameters(model: Model, num_layers: int, *, head: bool) -
     h = model.hidden
     end = 2 * h + (h * h + 3 * h if model.family == "bert" else 0)
     return num_layers * 6 * h + (end if head else 0)
+
+
+LAYER_MATRICES = 4
+"""Weight matrices of a layer: of qkv, projection and the MLP's two products."""
+
+
+def largest_matrix(model: Model, tensor: int, *, table: bool) -> int:
+    """Weights of the largest matrix on one device: of a layer, or the token table where it counts.
+
+    What full sharding holds whole at a time: DeepSpeed gathers module by module, and keeps what is
+    smaller than a matrix whole.
+    """
+    h = model.hidden
+    layers = h * max(3 * share(h, tensor), share(model.ffn, tensor))
+    return max(layers, token_table_parameters(model, tensor) if table else 0)
