@@ -242,9 +242,13 @@ def stage_activations(part: StagePart, setting: Setting) -> int:
     total = share(part.num_layers, s.recompute_every) * kept_activations(s)
     if part.embedding:
         total += s.near_rows * model.hidden
-    if part.head:
-        total += 2 * s.element_bytes * s.near_rows * model.hidden + logit_bytes(s)
-    return total
+    return total + (head_activations(s) if part.head else 0)
+
+
+def head_activations(setting: Setting) -> int:
+    """Bytes that the head keeps: inputs of its layernorm and product, and the softmax in fp32."""
+    s = setting
+    return 2 * s.element_bytes * s.near_rows * s.model.hidden + logit_bytes(s)
 
 
 def logit_bytes(setting: Setting) -> int:
@@ -258,28 +262,35 @@ def logit_bytes(setting: Setting) -> int:
 def _working(
     part: StagePart, settings: tuple[Setting, ...], scenario: Scenario
 ) -> Mapping[Kind, int]:
-    """The largest over the slices: one group's recomputed activations and the two largest tensors
-    that are alive at once, or the head's 16-bit logits and gradients of the fp32 ones; with full
-    sharding the weight matrix at work and the one gathered ahead, and a matrix of gradients."""
+    """The largest over the slices, of what lives beside the activations kept.
+
+    A pass through layers: a group's recomputed activations, the largest tensor (its gradient, or
+    what attention's softmax reads) and two of the residual's size; autograd frees what is saved as
+    it goes, and what the head saved before it comes to the layers. The head's own: its 16-bit
+    logits, and gradients of the fp32 ones. With full sharding the weight matrix at work and the one
+    gathered ahead, and a matrix of gradients.
+    """
     forward = backward = 0
     for s in settings:
         e = s.element_bytes
         wide = s.rows * max(share(s.model.ffn, s.tensor), s.model.hidden)
         largest = max(wide, _scores(s) if s.attention == "unfused" else 0)
-        temporary = 2 * e * largest
+        temporary = e * (largest + 2 * s.rows * s.model.hidden)
         group = min(s.recompute_every, part.num_layers)
         again = group * layer_activations(s) - kept_activations(s) if group else 0
-        forward, backward = max(forward, temporary), max(backward, temporary + again)
+        layers = temporary + again
         if part.head:
             half = logit_bytes(s) * e // s.logit_bytes
             forward = max(forward, half)
             backward = max(backward, half + logit_bytes(s))
+            layers -= head_activations(s)
+        forward, backward = max(forward, temporary), max(backward, layers)
     weights = gradients = 0
     if scenario.plan.sharding == "full" and scenario.plan.data > 1:
         ends = part.embedding or part.head
-        largest = largest_matrix(settings[0].model, scenario.plan.tensor, table=ends)
-        weights = 2 * largest * PRECISION_BYTES[scenario.plan.precision]
-        gradients = largest * PRECISION_BYTES[scenario.plan.reduced_precision]
+        matrix = largest_matrix(settings[0].model, scenario.plan.tensor, table=ends)
+        weights = 2 * matrix * PRECISION_BYTES[scenario.plan.precision]
+        gradients = matrix * PRECISION_BYTES[scenario.plan.reduced_precision]
     return {
         Kind.FORWARD: forward + weights,
         Kind.BACKWARD: backward + weights + gradients,

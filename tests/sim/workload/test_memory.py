@@ -145,14 +145,26 @@ def test_groups_of_recomputed_layers_keep_their_first_input(every: int, kept: in
     size, layer = 2 * 64 * 128, layer_activations(setting_of(s))
     assert one.activation_bytes(0) - model.activation_bytes(0) == (6 - kept) * size
     group = min(every, 6)
-    more = model.working_bytes(0, Kind.BACKWARD) - one.working_bytes(0, Kind.BACKWARD)
-    # The head's logits outweigh a single layer here.
-    assert more <= (group - 1) * layer
-    wide = replace(s, model=replace(MODEL, layers=6, vocabulary=4))
-    recomputed = memory_model(wide, one_forward_one_backward(1, 8))
+    narrow = replace(s, model=replace(MODEL, layers=6, vocabulary=4))
+    recomputed = memory_model(narrow, one_forward_one_backward(1, 8))
     assert recomputed is not None
+    # While layers go backward, what the head kept is free again.
+    of_head = 2 * size + 4 * 64 * 4
     temporary = recomputed.working_bytes(0, Kind.FORWARD)
-    assert recomputed.working_bytes(0, Kind.BACKWARD) == temporary + group * layer - size
+    assert recomputed.working_bytes(0, Kind.BACKWARD) == (
+        temporary + group * layer - size - of_head
+    )
+
+
+def test_working_memory_of_attention_and_of_logits() -> None:
+    """Beside what is kept: one tensor of scores and two of residuals, or the gradient of logits."""
+    s = scenario(micro_batch=2)
+    model = memory_model(s, one_forward_one_backward(4, 8))
+    assert model is not None
+    rows = 2 * 64
+    scores, wide = 2 * 4 * 64 * 64, rows * 4 * 128
+    assert model.working_bytes(1, Kind.BACKWARD) == 2 * (max(scores, wide) + 2 * rows * 128)
+    assert model.working_bytes(3, Kind.BACKWARD) == (4 + 2) * rows * 512
 
 
 def test_zero_shares_states_out() -> None:
