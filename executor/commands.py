@@ -104,14 +104,23 @@ def require_supported(scenario: Scenario) -> None:
     problems = []
     if scenario.model is None:
         problems.append("it has costs but no model: only `simulate` can replay it")
-    if plan.sharding == "full":
+    if plan.sharding == "full" and plan.tensor > 1:
         problems.append(
-            "plan.sharding is full: the executor shards the optimizer alone so far; "
-            "`sharding: optimizer` would work"
+            f"plan.sharding is full and plan.tensor is {plan.tensor}: the executor shares weights "
+            "out over replicas or over a tensor group, not both; `tensor: 1` or `sharding: "
+            "optimizer` would work"
         )
+    if plan.sharding == "full" and plan.num_stages > 1:
+        problems.append(
+            f"plan.sharding is full and the model is cut into {plan.num_stages} stages: the "
+            "executor shares the whole model out; `pipeline: 1` with `chunks: 1` would work"
+        )
+    program = build_program(scenario)
+    if program.schedule.num_slices > 1:
+        problems.append("its order cuts microbatches into slices: the executor runs them whole")
     if problems:
         raise UnsupportedPlan(f"{scenario.name} cannot be run: " + "; ".join(problems))
-    waiting = run_untimed(build_program(scenario), synchronous=True)
+    waiting = run_untimed(program, synchronous=True)
     if waiting:
         title = f"{scenario.name} would deadlock with p2p: {plan.p2p}:"
         raise ScheduleError("\n  ".join([title, *map(str, waiting)]))

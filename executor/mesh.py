@@ -6,6 +6,7 @@ timelines count pipeline ranks; transports and process groups count world ranks.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Literal, NamedTuple
 
+import torch
 import torch.distributed as dist
 
 from scenarios.schema import Plan
@@ -133,12 +135,25 @@ class GroupMaker:
                 continue
             key = (purpose, family)
             if key not in self._made:
-                whole = purpose == "norm" and len(family) == dist.get_world_size()
-                self._made[key] = (
-                    dist.group.WORLD  # type: ignore[assignment]
-                    if whole
-                    else dist.new_group(list(family), timeout=self._timeout)
-                )
+                self._made[key] = self._make(family, ordered=purpose in ("tensor", "data"))
             if rank in family:
                 found = self._made[key]
         return found
+
+    def _make(self, family: tuple[int, ...], *, ordered: bool) -> dist.ProcessGroup:
+        """A group of these ranks; `ordered`: shares are dealt out in it, so that its order is to be
+        that of the places."""
+        ascending = tuple(sorted(family))
+        if not ordered and len(family) == dist.get_world_size():
+            assert dist.group.WORLD is not None
+            return dist.group.WORLD
+        if not ordered or family == ascending:
+            made: dist.ProcessGroup = dist.new_group(list(ascending), timeout=self._timeout)
+            return made
+        if "sort_ranks" not in inspect.signature(dist.new_group).parameters:
+            raise RuntimeError(
+                f"plan.devices puts the ranks {family} in an order that torch {torch.__version__} "
+                "cannot give to a group: place them in ascending order, or use torch 2.13"
+            )
+        made = dist.new_group(list(family), timeout=self._timeout, sort_ranks=False)
+        return made

@@ -41,14 +41,16 @@ class Reductions:
         replica: int,
     ) -> None:
         self._groups, self._tensor = groups, tensor
-        overlapped = plan.gradient_reduction == "overlapped" and plan.data > 1
+        # With full sharding each backward pass reduces its own gradients (executor.sharded).
+        reduces = plan.data > 1 and plan.sharding != "full"
+        overlapped = reduces and plan.gradient_reduction == "overlapped"
         self._stages = {
             stage: _Stage(
                 runner,
                 groups.data,
                 replica,
                 plan.data,
-                sharded=plan.sharding == "optimizer" and plan.data > 1,
+                sharded=reduces and plan.sharding == "optimizer",
                 bucket_bytes=plan.gradient_bucket if overlapped else None,
             )
             for stage, runner in runners.items()
@@ -105,7 +107,14 @@ class Reductions:
         found: dict[str, Tensor] = {}
         for stage in self._stages.values():
             found |= stage.whole_gradients()
-        return found
+        return {name: gradient.cpu().clone() for name, gradient in found.items()}
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        """Every weight by name, as `whole_gradients` gives the gradients."""
+        found: dict[str, Tensor] = {}
+        for stage in self._stages.values():
+            found |= stage.whole_weights()
+        return {name: weight.detach().cpu().clone() for name, weight in found.items()}
 
 
 class _Stage:
@@ -181,21 +190,26 @@ class _Stage:
                 last = int(min(max(last, end - start), len(flat)))
         return self.tied
 
-    def whole_gradients(self) -> dict[str, Tensor]:
-        buffer = self._buffer
-        if self._sharded:
-            buffer = torch.zeros_like(self._buffer)
-            for own in self._own:
-                buffer[slice(*own)] = self._buffer[slice(*own)]
-            if self._group is not None:
-                dist.all_reduce(buffer, group=self._group)
+    def whole_gradients(self) -> Mapping[str, Tensor]:
+        gradients = self._runner.gradients
+        if self._runner.sharded is not None:
+            return self._runner.sharded.whole(gradients)
+        if not self._sharded:
+            return gradients
+        buffer = torch.zeros_like(self._buffer)
+        for own in self._own:
+            buffer[slice(*own)] = self._buffer[slice(*own)]
+        if self._group is not None:
+            dist.all_reduce(buffer, group=self._group)
         return {
-            name: buffer[start : start + self._runner.gradients[name].numel()]
-            .view(self._runner.gradients[name].shape)
-            .cpu()
-            .clone()
+            name: buffer[start : start + gradients[name].numel()].view(gradients[name].shape)
             for name, start in self._starts.items()
         }
+
+    def whole_weights(self) -> Mapping[str, Tensor]:
+        if self._runner.sharded is not None:
+            return self._runner.sharded.whole(self._runner.parameters)
+        return self._runner.parameters
 
     def _start(self, index: int, piece: Tensor) -> None:
         """Begin to average one piece; called as soon as its gradients are all there."""

@@ -26,6 +26,7 @@ from executor.mesh import GroupMaker, Mesh
 from executor.model import StageModule, is_tied
 from executor.optimizer import Optimizer, loss_scale
 from executor.reductions import Reductions
+from executor.sharded import ReplicaGroup
 from executor.stages import StageRunner
 from executor.tensor_parallel import TensorGroup
 from executor.transport import Transport, make_transport
@@ -121,6 +122,9 @@ class Job:
         )
         if plan.scatter_gather and own.tensor is not None and not tensor.sequence:
             transport = ScatteringTransport(transport, tensor)
+        replicas = None
+        if plan.sharding == "full":
+            replicas = ReplicaGroup(rank=place.data, size=plan.data, group=own.data)
         parts = partition(scenario, schedule.num_stages)
         split = any(a.kind is Kind.BACKWARD_INPUT for order in schedule.orders for a in order)
         self.runners = {
@@ -129,6 +133,7 @@ class Job:
                 scenario,
                 parts[stage],
                 split_backward=split,
+                replicas=replicas,
             )
             for stage in schedule.stages_of(place.pipeline)
         }
@@ -276,12 +281,7 @@ def _tensors(job: Job) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Gradients of the last iteration (unscaled, before clipping) and weights, by name."""
     scale = loss_scale(job.scenario.plan)
     gradients = {name: g / scale for name, g in job.interpreter.kept.items()}
-    weights = {
-        name: parameter.detach().cpu().clone()
-        for runner in job.runners.values()
-        for name, parameter in runner.parameters.items()
-    }
-    return gradients, weights
+    return gradients, job.interpreter.reductions.whole_weights()
 
 
 def _touch_libraries(scenario: Scenario, device: torch.device) -> None:

@@ -1,9 +1,9 @@
 """Scatter/gather: each tensor rank sends its share of a message, and the receivers gather it.
 
-What a stage gives on is the same on all ranks of its tensor group, so each of them sends only one
-part in as many to its counterpart, and the receiving group puts the parts together (Narayanan et
-al. 2021, arXiv 2104.04473, section 4.1). Exact: nothing is added up. A message that does not divide
-is padded.
+What a stage gives on is the same on all ranks of its tensor group, so each of them sends one part
+in as many to its counterpart, and the receiving group puts the parts together (Narayanan et al.
+2021, arXiv 2104.04473, section 4.1). Exact: nothing is added up. A message always divides, for the
+tensor degree divides the heads, and they the hidden width.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class _GatheringReceive:
             part = self._inner.wait(deadline_s)
             whole = part.new_empty(self._size * len(part))
             all_gather(whole, part, group=self._group)
-            self._tensor = whole[: math.prod(self._shape)].view(self._shape)
+            self._tensor = whole.view(self._shape)
         return self._tensor
 
 
@@ -135,14 +135,7 @@ class ScatteringTransport:
         return _GatheringReceive(inner, shape, self._size, self._group)
 
     def _length(self, shape: tuple[int, ...]) -> int:
-        return -(-math.prod(shape) // self._size)
+        return math.prod(shape) // self._size
 
     def _part(self, tensor: Tensor) -> Tensor:
-        flat = tensor.detach().reshape(-1)
-        length = self._length(tuple(tensor.shape))
-        part = flat[self._rank * length : (self._rank + 1) * length]
-        if len(part) == length:
-            return part
-        padded = part.new_zeros(length)
-        padded[: len(part)] = part
-        return padded
+        return tensor.detach().reshape(self._size, -1)[self._rank]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from executor.data import Data
 from executor.joining import RankContext
+from executor.mesh import GroupMaker
 from executor.model import StageModule
 from executor.session import Job
 from executor.transport import make_transport
@@ -23,6 +24,7 @@ def wrapped(context: RankContext, payload: Mapping[str, Any]) -> list[tuple[floa
     payload: scenario; seeds (of delays and checks); or rank, at_message and how of a failure.
     """
     scenario = payload["scenario"]
+    groups = GroupMaker(deadline_s=30.0)
     found = []
     for seed in payload.get("seeds", [0]):
         transport = make_transport(
@@ -41,7 +43,9 @@ def wrapped(context: RankContext, payload: Mapping[str, Any]) -> list[tuple[floa
             transport = CheckingTransport(
                 DelayingTransport(transport, seed=seed, rank=context.rank, longest_s=0.003)
             )
-        job = Job(scenario, context.rank, context.device, transport, keep_gradients=True)
+        job = Job(
+            scenario, context.rank, context.device, transport, groups=groups, keep_gradients=True
+        )
         context.watchdog.describe_with(job.interpreter.describe)
         dist.barrier()
         record = job.interpreter.run_iteration(0)

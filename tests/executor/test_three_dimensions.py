@@ -1,0 +1,224 @@
+"""Tensor x pipeline x data on real processes, against the single process in float64.
+
+Processes are dear, so one launch runs all cases of its size, and each test looks at one of them.
+"""
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from executor.assembly import assemble, whole_tensors
+from executor.commands import UnsupportedPlan, against_reference, require_supported
+from executor.joining import RankFailure
+from executor.launch import launch
+from executor.launching import SessionResult
+from executor.reference import reference
+from executor.session import Assignment, Visit
+from scenarios.loader import load
+from scenarios.schema import Scenario
+
+TINY = (
+    "model.layers=4",
+    "model.hidden=16",
+    "model.heads=4",
+    "model.sequence=8",
+    "model.vocabulary=61",  # Divides by no tensor degree.
+    "model.tied_embeddings=true",
+    "plan.micro_batch=2",
+    "plan.microbatches=4",
+    "plan.precision=fp64",
+    "execution.deadline=60 s",
+)
+# Adam hardly sees the scale of gradients: SGD shows a norm that counts something twice.
+CLIPPED = ("plan.clip_gradients=true", "plan.optimizer=sgd", "execution.learning_rate=0.1")
+INTERLEAVED = ("plan.schedule=interleaved", "plan.chunks=2")
+GPIPE = ("plan.schedule=gpipe",)
+BLOCKING = ("plan.p2p=blocking",)
+SCATTER = ("plan.scatter_gather=true",)
+SEQUENCE = ("plan.sequence_parallel=true",)
+ZERO1 = ("plan.sharding=optimizer",)
+ZERO3 = ("plan.sharding=full",)
+BUCKETS = ("plan.gradient_reduction=overlapped", "plan.gradient_bucket=8 KiB")
+SELECTIVE = ("plan.recomputation=selective",)
+FULL = ("plan.recomputation=full",)
+PAIRS = ("plan.recomputation=full", "plan.recompute_every=2")
+UNTIED = ("model.tied_embeddings=false",)
+GLOO = ("execution.transport=gloo",)
+OUTSIDE_IN = ("plan.placement=pipeline-data-tensor",)
+BERT = ("model.family=bert",)
+VIT = ("model.family=vit", "model.tied_embeddings=false", "model.patch_inputs=6")
+
+Case = tuple[tuple[int, int, int], tuple[str, ...]]
+
+CASES: dict[str, Case] = {
+    # name: (tensor, pipeline, data), overrides
+    "t2p2": ((2, 2, 1), (*CLIPPED,)),
+    "t2p2-gpipe-untied-selective": ((2, 2, 1), (*GPIPE, *UNTIED, *SELECTIVE)),
+    "t2p2-scatter-blocking-full": ((2, 2, 1), (*SCATTER, *BLOCKING, *FULL, *CLIPPED)),
+    "t2p2v2-scatter": ((2, 2, 1), (*INTERLEAVED, *SCATTER, *PAIRS)),
+    "t2p2-scatter-gloo-bert": ((2, 2, 1), (*SCATTER, *GLOO, *BLOCKING, *BERT)),
+    "t2p2v2-sequence": ((2, 2, 1), (*INTERLEAVED, *SEQUENCE, *BLOCKING, *CLIPPED)),
+    "p2d2": ((1, 2, 2), (*CLIPPED,)),
+    "p2d2-buckets-gpipe": ((1, 2, 2), (*BUCKETS, *GPIPE, *BLOCKING)),
+    "p2v2d2-buckets": ((1, 2, 2), (*INTERLEAVED, *BUCKETS, *CLIPPED)),
+    "p2d2-zero1": ((1, 2, 2), (*ZERO1, *CLIPPED)),
+    "p2d2-zero1-buckets": ((1, 2, 2), (*ZERO1, *BUCKETS, *CLIPPED, *PAIRS)),
+    "t2d2-zero1-sequence": ((2, 1, 2), (*ZERO1, *SEQUENCE, *CLIPPED, *OUTSIDE_IN)),
+    "t2d2v2-one-rank": ((2, 1, 2), (*INTERLEAVED, *ZERO1, *BUCKETS, *CLIPPED)),
+    "t4-sequence": ((4, 1, 1), (*SEQUENCE, *PAIRS, *CLIPPED)),
+    "t2p2-vit-sequence": ((2, 2, 1), (*VIT, *SEQUENCE, *CLIPPED)),
+    "p4": ((1, 4, 1), ("plan.devices=[2,0,3,1]",)),
+    "d4-zero3": ((1, 1, 4), (*ZERO3, *CLIPPED)),
+    # Eight processes.
+    "t2p2v2d2-all": ((2, 2, 2), (*INTERLEAVED, *ZERO1, *BUCKETS, *SCATTER, *CLIPPED, *BLOCKING)),
+    "t2p2d2-sequence": ((2, 2, 2), (*SEQUENCE, *ZERO1, *CLIPPED, *SELECTIVE)),
+    "t2p2d2-placed": ((2, 2, 2), (*OUTSIDE_IN, *BUCKETS, *GPIPE, *CLIPPED)),
+    "t4p2": ((4, 2, 1), ("plan.devices=[7,6,5,4,3,2,1,0]", *SCATTER, *FULL, *CLIPPED)),
+    # Three replicas, whose shares need padding.
+    "d3-zero1": ((1, 1, 3), (*ZERO1, *CLIPPED)),
+    "d3-zero1-buckets": ((1, 1, 3), (*ZERO1, *BUCKETS, *INTERLEAVED, "plan.microbatches=1")),
+}
+SIXTEEN_BIT = {
+    "bf16": ((2, 2, 1), ("plan.precision=bf16", *SEQUENCE, *CLIPPED)),
+    "fp16": ((1, 2, 2), ("plan.precision=fp16", *ZERO1, *BUCKETS, *CLIPPED)),
+}
+
+
+def scenario_of(case: Case) -> Scenario:
+    (tensor, pipeline, data), overrides = case
+    sizes = {"tensor": tensor, "pipeline": pipeline, "data": data}
+    degrees = [f"plan.{name}={size}" for name, size in sizes.items()]
+    cluster = f"cluster.devices_per_node={tensor * pipeline * data}"
+    return load("local-2rank", (*TINY, *degrees, cluster, *overrides)).scenario
+
+
+@pytest.fixture(scope="module")
+def sessions() -> dict[str, SessionResult]:
+    """Every case, run for three iterations."""
+    by_size: dict[int, list[str]] = {}
+    for name, ((tensor, pipeline, data), _) in (CASES | SIXTEEN_BIT).items():
+        by_size.setdefault(tensor * pipeline * data, []).append(name)
+    found = {}
+    for size, names in by_size.items():
+        scenarios = [scenario_of((CASES | SIXTEEN_BIT)[name]) for name in names]
+        by_rank = launch(
+            size, "mesh_targets:each_alone", scenarios, deadline_s=400.0, wait_s=120.0, pin=True
+        )
+        for name, scenario, results in zip(
+            names, scenarios, zip(*by_rank, strict=True), strict=True
+        ):
+            found[name] = SessionResult(
+                measurements=assemble(
+                    Assignment(
+                        scenarios=(scenario,), visits=(Visit(job=0, warmup=0, iterations=3),)
+                    ),
+                    results,
+                    {},
+                ),
+                interrupted=False,
+                gradients=whole_tensors(scenario, [r.gradients for r in results]),
+                weights=whole_tensors(scenario, [r.weights for r in results]),
+                environment={},
+            )
+    return found
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_single_process(name: str, sessions: dict[str, SessionResult]) -> None:
+    """Loss, whole gradients of every copy, and weights after 3 steps, to 1e-10 relative."""
+    scenario = scenario_of(CASES[name])
+    result = against_reference(scenario, sessions[name])
+    assert result.passed, str(result)
+    measured = sessions[name].measurements[0]
+    assert all(t.num_ranks == scenario.plan.pipeline for t in measured.timelines)
+    assert len(measured.peak_memory_bytes) == scenario.plan.pipeline
+
+
+def test_every_copy_is_compared(sessions: dict[str, SessionResult]) -> None:
+    """Whole parameters once a rank, shared ones once a replica, the tied table at both ends."""
+    weights = sessions["t2p2v2d2-all"].weights
+    assert len(weights["blocks.0.attention_norm.weight"]) == 4
+    assert len(weights["blocks.0.mlp_in.weight"]) == 2
+    assert len(weights["embedding.tokens.weight"]) == 4
+
+
+@pytest.mark.parametrize("name", ["t2p2", "t2p2v2d2-all", "d4-zero3"])
+def test_clipping_is_at_work_in_the_cases_that_clip(name: str) -> None:
+    """A gradient norm below 1 would leave the norm untested."""
+    gradients = reference(scenario_of(CASES[name]), 3).gradients
+    norm = math.sqrt(sum(float(g.square().sum()) for g in gradients.values()))
+    assert norm > 1.05
+
+
+@pytest.mark.parametrize("name", SIXTEEN_BIT)
+def test_sixteen_bit_runs_stay_near_the_reference(
+    name: str, sessions: dict[str, SessionResult]
+) -> None:
+    """All replicas and stages agree on what they hold twice, and losses are within 1 %."""
+    (degrees, overrides) = SIXTEEN_BIT[name]
+    exact = scenario_of((degrees, (*overrides, "plan.precision=fp64")))
+    expected = reference(exact, 3).losses
+    assert sessions[name].measurements[0].losses == pytest.approx(expected, rel=0.01)
+    for copies in sessions[name].weights.values():
+        assert all(torch.equal(copy, copies[0]) for copy in copies)
+
+
+@pytest.mark.timeout(300)
+def test_random_delays_change_nothing() -> None:
+    """20 seeds of random delays, each message checked to be the one expected: interleaved, with
+    two tensor ranks, on four processes."""
+    scenario = scenario_of(((2, 2, 1), (*INTERLEAVED, *SCATTER)))
+    payload = {"scenario": scenario, "seeds": list(range(20))}
+    by_rank = launch(4, "session_targets:wrapped", payload, deadline_s=250.0, pin=True)
+    losses = {loss for rank in by_rank for loss, _ in rank if loss is not None}
+    assert len(losses) == 1
+    for rank in by_rank:
+        first = rank[0][1]
+        assert len(rank) == 20 and first
+        for _, gradients in rank[1:]:
+            assert all(torch.equal(gradients[name], first[name]) for name in first)
+
+
+def descendants() -> set[str]:
+    """Processes that run this project's ranks."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if f"PPid:\t{os.getpid()}\n" in path.read_text():
+                command = (path.parent / "cmdline").read_bytes()
+                found |= {path.parent.name} if b"executor.child" in command else set()
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.timeout(150)
+def test_a_rank_that_dies_stops_its_tensor_group_and_all_others() -> None:
+    """Rank 3 is killed at a message, while rank 2 waits for it inside a pass."""
+    scenario = scenario_of(((2, 2, 1), ()))
+    payload = {"scenario": scenario, "rank": 3, "at_message": 3, "how": "kill"}
+    with pytest.raises(RankFailure, match=r"rank 3 was killed") as caught:
+        launch(4, "session_targets:wrapped", payload, deadline_s=120.0, pin=True)
+    assert not descendants()
+    assert "pipeline 1, data 0, tensor 0" in str(caught.value), "the others say where they were"
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        (((2, 1, 2), ZERO3), r"plan\.sharding is full and plan\.tensor is 2"),
+        (((1, 1, 2), (*ZERO3, *INTERLEAVED)), r"the model is cut into 2 stages"),
+    ],
+)
+def test_what_is_not_supported_is_said(case: Case, said: str) -> None:
+    with pytest.raises(UnsupportedPlan, match=said):
+        require_supported(scenario_of(case))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_everything_else_is_supported(case: Case) -> None:
+    require_supported(scenario_of(case))
