@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sim.schedule.actions import COMPUTE, RECEIVES, SENDS, Action, Kind, NotationError, parse_action
 from sim.schedule.checks import check, in_flight
 from sim.schedule.drawing import grid, unit_slots
-from sim.schedule.generators import gpipe, one_forward_one_backward
+from sim.schedule.generators import gpipe, interleaved, one_forward_one_backward
 from sim.schedule.lowering import Flush, lower, message_orders, partner, peer
 from sim.schedule.schedule import Schedule, dependencies
 
@@ -15,7 +15,7 @@ sizes = st.tuples(st.integers(1, 9), st.integers(1, 24))
 
 
 @given(
-    st.sampled_from(sorted(COMPUTE | SENDS | RECEIVES)),
+    st.sampled_from(sorted(COMPUTE | SENDS | RECEIVES | {Kind.EXCHANGE})),
     st.integers(0, 99),
     st.integers(0, 999),
     st.integers(0, 40),
@@ -140,6 +140,33 @@ def test_the_flush_follows_the_last_pass() -> None:
     assert tail[0] == ["0REDUCE_GRAD", "0TIED", "0NORM", "0STEP"]
     assert tail[1][1:] == ["1REDUCE_GRAD", "1NORM", "1STEP"]
     assert tail[2] == ["2REDUCE_GRAD", "0TIED", "2NORM", "2STEP"]
+
+
+def test_overlapped_reductions_follow_their_stage_s_last_backward_pass() -> None:
+    flush = Flush(reduce_gradients=True, overlapped=True, norm=True, gather_weights=True)
+    for mode in ("overlapped", "blocking"):
+        program = lower(interleaved(2, 4, 2), mode, flush)  # type: ignore[arg-type]
+        assert program.overlapped_reduction
+        steps = [str(step[0]) for step in program.steps[1]]
+        for stage in (1, 3):
+            posted = steps.index(f"{stage}REDUCE_GRAD")
+            assert steps[posted - 1] == f"{stage}B3"
+            assert steps.count(f"{stage}REDUCE_GRAD") == 1
+        assert steps.index("3REDUCE_GRAD") < steps.index("1B3")
+        assert steps[-4:] == ["1NORM", "1STEP", "1GATHER", "3GATHER"]
+    after = lower(interleaved(2, 4, 2), "overlapped", Flush(reduce_gradients=True))
+    assert not after.overlapped_reduction
+    tail = [str(step[0]) for step in after.steps[1][-3:]]
+    assert tail == ["1REDUCE_GRAD", "3REDUCE_GRAD", "1STEP"]
+
+
+def test_a_reduction_follows_the_last_w_where_backward_passes_are_split() -> None:
+    kinds = (Kind.FORWARD, Kind.BACKWARD_INPUT, Kind.BACKWARD_WEIGHT)
+    order = tuple(Action(kind, 0, i) for i in range(2) for kind in kinds)
+    schedule = Schedule(name="split", orders=(order,), placement=((0,),))
+    flush = Flush(reduce_gradients=True, overlapped=True)
+    steps = lower(schedule, "overlapped", flush).steps[0]
+    assert [str(step[0]) for step in steps[-3:]] == ["0W1", "0REDUCE_GRAD", "0STEP"]
 
 
 def test_the_picture_in_unit_times() -> None:
