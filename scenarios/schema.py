@@ -81,6 +81,9 @@ class Efficiency:
     """Size in elements of any one dimension (m, k, n) at which it halves the efficiency."""
     memory: Fraction01 = 0.8
     """Fraction of the memory bandwidth that memory-bound operations reach."""
+    attention_memory: Fraction01 = 0.8
+    """Fraction of the memory bandwidth that the kernels of unfused attention reach, through which
+    the scores pass several times."""
     launch: DurationNs = 4_000
     """Fixed time of every kernel."""
     layer_overhead: DurationNs = 0
@@ -95,6 +98,9 @@ class Efficiency:
     device and then fills its queue anew."""
     collective_launch: DurationNs = 0
     """Fixed time of every collective, beside the latency of its steps."""
+    overlap_slowdown: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """What passes lose to a reduction of gradients that runs beside them, as a fraction of the time
+    for which they overlap: both need the device's processors and memory."""
     iteration_overhead: DurationNs = 0
     """Fixed time of every iteration on the host: logging, schedulers, Python."""
     source: str = "default: typical of tuned kernels, not measured"
@@ -132,7 +138,10 @@ class Link:
     latency: DurationNs
     """Time from the first byte sent to the first byte received."""
     efficiency: Fraction01 = 0.8
-    """Fraction of the bandwidth that large messages reach."""
+    """Fraction of the bandwidth that large collectives reach."""
+    message_share: Fraction01 = 1.0
+    """Of what collectives reach, the fraction that one large message between two devices does:
+    below 1 where the library gives it fewer channels."""
     source: str = ""
     """Where these numbers come from."""
 

@@ -45,6 +45,13 @@ def group_of(devices: Sequence[int], network: Network, num_active: int | None = 
     return Group(per_node=per_node, nodes=len(counts), active_per_node=max(active, per_node))
 
 
+def whole_group(cluster: Cluster, plan: Plan) -> Group:
+    """All devices of a plan."""
+    per_node = min(cluster.devices_per_node, plan.num_devices)
+    nodes = math.ceil(plan.num_devices / per_node)
+    return Group(per_node=per_node, nodes=nodes, active_per_node=per_node)
+
+
 def tensor_group(cluster: Cluster, plan: Plan) -> Group:
     """The tensor-parallel group that spans most nodes, with all others beside it."""
     return _beside_all_others(plan, cluster, _widest_tensor_group(plan, cluster.devices_per_node))
@@ -102,18 +109,19 @@ def across_bytes_per_ns(group: Group, cluster: Cluster) -> float:
 def all_reduce_ns(payload_bytes: float, group: Group, cluster: Cluster) -> float:
     """Time of an all-reduce of `payload_bytes` on each device, once all have come.
 
-    Within a node the cheaper of ring, 2(n-1) steps and 2(n-1)/n of the bytes, and tree,
-    2 ceil(log2 n) steps and 2 of the bytes; across nodes the same over the shards.
+    The device's `collective_launch`, and within a node the cheaper of ring, 2(n-1) steps and
+    2(n-1)/n of the bytes, and tree, 2 ceil(log2 n) steps and 2 of the bytes; across nodes the same
+    over the shards.
     Not modelled: the protocol's lower bandwidth at small sizes, in-network reduction, pipelining of
-    the three phases, the ramp between latency and bandwidth.
+    the three phases, the ramp between latency and bandwidth beyond the fixed time.
     """
     n, k = group.per_node, group.nodes
-    within = cluster.intra_node
+    within, fixed = cluster.intra_node, _fixed_ns(group, cluster)
     if k == 1:
-        return _all_reduce_ns(payload_bytes, n, within.latency, bytes_per_ns(within))
+        return fixed + _all_reduce_ns(payload_bytes, n, within.latency, bytes_per_ns(within))
     inside = 2 * _half_ns(payload_bytes, n, within.latency, bytes_per_ns(within))
     across = across_bytes_per_ns(group, cluster)
-    return inside + _all_reduce_ns(payload_bytes / n, k, cluster.inter_node.latency, across)
+    return fixed + inside + _all_reduce_ns(payload_bytes / n, k, cluster.inter_node.latency, across)
 
 
 def reduce_scatter_ns(payload_bytes: float, group: Group, cluster: Cluster) -> float:
@@ -125,7 +133,8 @@ def reduce_scatter_ns(payload_bytes: float, group: Group, cluster: Cluster) -> f
     within = cluster.intra_node
     inside = _half_ns(payload_bytes, n, within.latency, bytes_per_ns(within))
     across = across_bytes_per_ns(group, cluster)
-    return inside + _half_ns(payload_bytes / n, k, cluster.inter_node.latency, across)
+    across_ns = _half_ns(payload_bytes / n, k, cluster.inter_node.latency, across)
+    return _fixed_ns(group, cluster) + inside + across_ns
 
 
 def all_gather_ns(payload_bytes: float, group: Group, cluster: Cluster) -> float:
@@ -134,6 +143,11 @@ def all_gather_ns(payload_bytes: float, group: Group, cluster: Cluster) -> float
     Not modelled: as `all_reduce_ns`.
     """
     return reduce_scatter_ns(payload_bytes, group, cluster)
+
+
+def _fixed_ns(group: Group, cluster: Cluster) -> float:
+    """What every collective takes beside its steps; nothing where there is nobody to meet."""
+    return float(cluster.device.efficiency.collective_launch) if group.size > 1 else 0.0
 
 
 def _all_reduce_ns(payload_bytes: float, n: int, latency_ns: float, rate: float) -> float:

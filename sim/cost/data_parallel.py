@@ -34,8 +34,9 @@ def gradient_reduction(
 
     With `plan.gradient_reduction: overlapped` in buckets during the stage's last backward pass (its
     last W, where the backward pass is split): its duration is the sum of the buckets', and hidden
-    is what can lie before that pass ends.
-    Not modelled: that a reduction slows the passes beside it down, DDP's smaller first bucket.
+    is what can lie before that pass ends, less what the pass loses to it (the device's
+    `overlap_slowdown`).
+    Not modelled: DDP's smaller first bucket.
     """
     plan, cluster = setup.plan, setup.cluster
     group, launch = data_group(cluster, plan), cluster.device.efficiency.launch
@@ -52,7 +53,9 @@ def gradient_reduction(
     durations = [time_of(size) for size, _ in buckets]
     tail = reduction_tail_ns([left for _, left in buckets], durations)
     cost = rounded({"data_parallel": sum(durations)})
-    return replace(cost, hidden_ns=max(0, cost.duration_ns - round(tail)))
+    hidden = max(0.0, cost.duration_ns - tail)
+    slowdown = cluster.device.efficiency.overlap_slowdown
+    return replace(cost, hidden_ns=round(hidden * (1.0 - slowdown)))
 
 
 def _gradients(setup: Setup, part: StagePart, times: PartTimes, name: Pass, width: int) -> Payloads:

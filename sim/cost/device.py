@@ -37,16 +37,17 @@ def matmul_efficiency(device: Device, m: int, k: int, n: int) -> float:
 def operation_time(
     operation: Product | FusedAttention | Traffic, device: Device, precision: Precision
 ) -> Time:
-    """Time of one kernel: launch + the longer of its arithmetic and its memory traffic.
+    """Time of one operation's kernels: launch + the longer of arithmetic and memory traffic.
 
     Raises ValueError where the device has no matmul peak in that precision.
     Not modelled: overlap of a kernel's launch with the previous kernel (launch is what remains of
     it), reuse of what an earlier kernel left in the cache.
     """
     efficiency = device.efficiency
-    bytes_per_ns = device.memory_bandwidth * efficiency.memory / 1e9
+    reached = efficiency.attention_memory if operation.core else efficiency.memory
+    bytes_per_ns = device.memory_bandwidth * reached / 1e9
     if isinstance(operation, Traffic):
-        return Time(efficiency.launch, operation.num_bytes / bytes_per_ns)
+        return Time(efficiency.launch * operation.kernels, operation.num_bytes / bytes_per_ns)
     if isinstance(operation, Product):
         m, k, n = operation.m, operation.k, operation.n
     else:

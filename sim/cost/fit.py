@@ -1,4 +1,5 @@
-"""Fitting the device and link models' parameters to whole-iteration times of real runs.
+"""Fitting the device and link models' parameters to whole-iteration times of real runs, and to
+measured collectives where there are any.
 
 Each run is simulated once and its critical path taken; on that path its time is a smooth function
 of the parameters, which are then fitted robustly; and again on the new paths, until stable. Weak
@@ -13,14 +14,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from scenarios.schema import Cluster, Scenario
-from sim.cost.costs import CostTable
+from sim.cost.collective_runs import CollectivePoint
+from sim.cost.collectives import Group, all_reduce_ns
+from sim.cost.costs import CostKey, CostTable
 from sim.cost.measured import with_parameters
 from sim.cost.path import Composition, Simulate
 from sim.cost.profile import Fitted
 from sim.cost.runs import Run
 from sim.cost.table import cost_table
 from sim.schedule.build import build_program
-from sim.schedule.lowering import Program
+from sim.schedule.lowering import Program, Step
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,10 +60,13 @@ class Parameter:
 
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter(name="matmul_max", low=0.3, high=0.98, scale="linear", spread=0.15),
-    Parameter(name="matmul_half_dimension", low=10.0, high=1500.0, scale="log", spread=0.8),
+    Parameter(name="matmul_half_dimension", low=5.0, high=1500.0, scale="log", spread=0.5),
     Parameter(name="memory", low=0.3, high=0.98, scale="linear", spread=0.15),
+    Parameter(name="attention_memory", low=0.2, high=0.98, scale="linear", spread=0.2),
     Parameter(name="launch", low=500.0, high=40_000.0, scale="log", spread=0.7),
-    Parameter(name="layer_overhead", low=1e4, high=2e7, scale="log", spread=1.5, typical=1e6),
+    Parameter(name="message_overhead", low=1e4, high=5e6, scale="log", spread=1.0, typical=2e5),
+    Parameter(name="collective_launch", low=500.0, high=3e5, scale="log", spread=1.0, typical=2e4),
+    Parameter(name="overlap_slowdown", low=0.0, high=1.0, scale="linear", spread=0.3),
     Parameter(name="optimizer_bandwidth", low=0.1, high=0.98, scale="linear", spread=0.2),
     Parameter(name="iteration_overhead", low=1e6, high=3e9, scale="log", spread=1.5, typical=2e7),
     Parameter(name="intra_node.latency", low=500.0, high=60_000.0, scale="log", spread=0.7),
@@ -70,6 +76,8 @@ PARAMETERS: tuple[Parameter, ...] = (
 )
 NOISE = 0.05
 """Relative error of a run that the fit takes for normal; beyond it residuals count less."""
+COLLECTIVES_WEIGHT = 5.0
+"""What all measured collectives count together, in runs: they are many, and of one kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +105,20 @@ class _Prepared:
         self.measured_ns = run.measured_ns
         self.program: Program = build_program(run.scenario)
 
-    def table(self, values: Mapping[str, float]) -> CostTable:
-        return cost_table(on_parameters(self.scenario, values), self.program)
+    def table(self, values: Mapping[str, float], program: Program | None = None) -> CostTable:
+        return cost_table(on_parameters(self.scenario, values), program or self.program)
+
+    def along(self, path: Composition) -> Program:
+        """The program without what is not on a path, whose costs the path does not ask for."""
+        kept = tuple(
+            (action,)
+            for action in self.program.distinct
+            if (key := CostKey(action.kind, action.stage, action.slice_index, action.pipe))
+            in path.costs
+            or key in path.transfers
+        )
+        others: tuple[tuple[Step, ...], ...] = ((),) * (self.program.num_ranks - 1)
+        return replace(self.program, steps=(kept, *others))
 
 
 def on_parameters(scenario: Scenario, values: Mapping[str, float]) -> Scenario:
@@ -119,16 +139,18 @@ def fit_runs(
     runs: Sequence[Run],
     simulate: Simulate,
     *,
+    collectives: Sequence[CollectivePoint] = (),
     parameters: Sequence[Parameter] = PARAMETERS,
     max_rounds: int = 4,
     tolerance: float = 2e-3,
 ) -> Fit:
-    """Fit parameters to runs' iteration times.
+    """Fit parameters to runs' iteration times, and to measured all-reduces within a node.
 
     Minimises soft_l1 of log(predicted / measured) / NOISE plus the priors, by
-    scipy.optimize.least_squares. 90 % intervals are from the Jacobian at the optimum, prior
-    included, with the residuals' own scale; None where the data leaves a parameter as wide as its
-    prior (or its bounds), so that its value is the default's doing.
+    scipy.optimize.least_squares; the collectives count COLLECTIVES_WEIGHT runs together. 90 %
+    intervals are from the Jacobian at the optimum, prior included, with the residuals' own scale;
+    None where the data leaves a parameter as wide as its prior (or its bounds), so that its value
+    is the default's doing.
     Raises ValueError where there are no runs, or a run has no cluster.
     Not modelled: correlation between runs of one session, a run's own network placement.
     """
@@ -150,13 +172,16 @@ def fit_runs(
         rounds += 1
         values = _values(parameters, position)
         paths = [simulate(p.program, p.table(values))[1] for p in prepared]
-        position, residuals, jacobian = _solve(prepared, paths, parameters, position, middle)
+        position, residuals, jacobian = _solve(
+            prepared, paths, collectives, parameters, position, middle
+        )
         quality = float(np.mean(np.abs(residuals[: len(prepared)]))) * NOISE
         if previous is not None and abs(previous - quality) < tolerance:
             break
         previous = quality
     values = _values(parameters, position)
-    intervals = _intervals(parameters, position, jacobian, residuals, len(prepared))
+    num_data = len(prepared) + len(collectives)
+    intervals = _intervals(parameters, position, jacobian, residuals, num_data)
     predicted = tuple(simulate(p.program, p.table(values))[0] for p in prepared)
     return Fit(
         parameters={
@@ -191,6 +216,7 @@ def _values(parameters: Sequence[Parameter], position: Vector) -> dict[str, floa
 def _solve(
     prepared: Sequence[_Prepared],
     paths: Sequence[Composition],
+    collectives: Sequence[CollectivePoint],
     parameters: Sequence[Parameter],
     position: Vector,
     middle: Vector,
@@ -202,12 +228,24 @@ def _solve(
     spreads = np.array([p.spread for p in parameters])
     low = np.array([p.inward(p.low) for p in parameters])
     high = np.array([p.inward(p.high) for p in parameters])
+    cluster = prepared[0].scenario.cluster
+    assert cluster is not None, "_defaults asks for it"
+    weight = math.sqrt(COLLECTIVES_WEIGHT / max(COLLECTIVES_WEIGHT, len(collectives)))
+
+    groups = [Group(per_node=p.ranks, nodes=1, active_per_node=p.ranks) for p in collectives]
+
+    programs = [run.along(path) for run, path in zip(prepared, paths, strict=True)]
 
     def residuals(at: Vector) -> Vector:
         values = _values(parameters, at)
         logs = [
-            math.log(path.time_ns(run.table(values)) / run.measured_ns) / NOISE
-            for run, path in zip(prepared, paths, strict=True)
+            math.log(path.time_ns(run.table(values, program)) / run.measured_ns) / NOISE
+            for run, path, program in zip(prepared, paths, programs, strict=True)
+        ]
+        fitted = with_parameters(cluster, values)
+        logs += [
+            weight * math.log(all_reduce_ns(p.payload_bytes, group, fitted) / p.time_ns) / NOISE
+            for p, group in zip(collectives, groups, strict=True)
         ]
         return np.array([*logs, *((at - middle) / spreads)])
 

@@ -12,19 +12,20 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from scenarios.schema import Cluster, Link, Plan
 from sim.cost.costs import Transfer
 
 
 def bytes_per_ns(link: Link) -> float:
-    """What large messages reach on a link, in bytes per nanosecond."""
+    """What large collectives reach on a link, in bytes per nanosecond."""
     return link.bandwidth * link.efficiency / 1e9
 
 
-def message_ns(payload_bytes: float, link: Link) -> float:
-    """Time of a message alone on a link: latency + bytes / (bandwidth x efficiency)."""
-    return link.latency + payload_bytes / bytes_per_ns(link)
+def message_bytes_per_ns(link: Link) -> float:
+    """What one large message between two devices reaches on a link, in bytes per nanosecond."""
+    return bytes_per_ns(link) * link.message_share
 
 
 @lru_cache(maxsize=1024)
@@ -57,9 +58,7 @@ class Network:
         Devices are shared out evenly over the NICs of their node, neighbours together; where there
         are more NICs than devices, a device uses one.
         """
-        here, on_node = divmod(device, self.cluster.devices_per_node)
-        nics = self.cluster.nics_per_node
-        return here * nics + on_node * nics // self.cluster.devices_per_node
+        return _nic_of(device, self.cluster.devices_per_node, self.cluster.nics_per_node)
 
     def devices_of(self, rank: int) -> tuple[int, ...]:
         """The devices of a pipeline rank, its data replicas in turn, their tensor ranks innermost.
@@ -77,25 +76,46 @@ class Network:
         Not modelled: contention inside the fabric beyond its oversubscription, which holds for
         every message between nodes; copies that drift apart.
         """
-        pairs = list(zip(self.devices_of(sender), self.devices_of(receiver), strict=True))
-        crossing = [(a, b) for a, b in pairs if self.node_of(a) != self.node_of(b)]
-        if not crossing:
-            link, (source, target) = self.cluster.intra_node, pairs[0]
-            occupancy = payload_bytes / bytes_per_ns(link)
-            resources = (4 * source + 2, 4 * target + 3)
-        else:
-            link = self.cluster.inter_node
-            egress = Counter(self.nic_of(a) for a, _ in crossing)
-            ingress = Counter(self.nic_of(b) for _, b in crossing)
-            source, target = max(
-                crossing, key=lambda p: max(egress[self.nic_of(p[0])], ingress[self.nic_of(p[1])])
-            )
-            sharing = max(egress[self.nic_of(source)], ingress[self.nic_of(target)])
-            occupancy = payload_bytes * sharing * self.cluster.oversubscription / bytes_per_ns(link)
-            resources = (4 * self.nic_of(source), 4 * self.nic_of(target) + 1)
+        cluster = self.cluster
+        route = _route(self.plan, cluster.devices_per_node, cluster.nics_per_node, sender, receiver)
+        link = cluster.inter_node if route.sharing else cluster.intra_node
+        shared = route.sharing * cluster.oversubscription if route.sharing else 1
         return Transfer(
-            occupancy_ns=round(occupancy),
+            occupancy_ns=round(payload_bytes * shared / message_bytes_per_ns(link)),
             latency_ns=round(link.latency),
-            resources=tuple(sorted(resources)),
+            resources=route.resources,
             payload_bytes=payload_bytes,
         )
+
+
+class _Route(NamedTuple):
+    """Of a message's copies the one that takes longest: how many share its NIC (0 within a node),
+    and the links that it holds."""
+
+    sharing: int
+    resources: tuple[int, ...]
+
+
+@lru_cache(maxsize=4096)
+def _route(
+    plan: Plan, devices_per_node: int, nics_per_node: int, sender: int, receiver: int
+) -> _Route:
+    held = devices_by_rank(plan)
+    pairs = list(zip(held[sender], held[receiver], strict=True))
+    crossing = [(a, b) for a, b in pairs if a // devices_per_node != b // devices_per_node]
+    if not crossing:
+        source, target = pairs[0]
+        return _Route(0, tuple(sorted((4 * source + 2, 4 * target + 3))))
+    nics = [
+        (_nic_of(a, devices_per_node, nics_per_node), _nic_of(b, devices_per_node, nics_per_node))
+        for a, b in crossing
+    ]
+    egress, ingress = Counter(a for a, _ in nics), Counter(b for _, b in nics)
+    source, target = max(nics, key=lambda pair: max(egress[pair[0]], ingress[pair[1]]))
+    resources = tuple(sorted((4 * source, 4 * target + 1)))
+    return _Route(max(egress[source], ingress[target]), resources)
+
+
+def _nic_of(device: int, devices_per_node: int, nics_per_node: int) -> int:
+    node, on_node = divmod(device, devices_per_node)
+    return node * nics_per_node + on_node * nics_per_node // devices_per_node

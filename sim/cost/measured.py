@@ -25,7 +25,7 @@ _INTEGERS = frozenset(
         "inter_node.latency",
     }
 )
-_OF_LINKS = ("latency", "efficiency", "bandwidth")
+_OF_LINKS = ("latency", "efficiency", "message_share", "bandwidth")
 _OF_DEVICE = frozenset(Efficiency.__dataclass_fields__) - {"source"}
 
 

@@ -11,10 +11,10 @@ from sim.cost.collectives import (
     Group,
     all_gather_ns,
     all_reduce_ns,
-    group_of,
     reduce_scatter_ns,
     tensor_group,
     tied_group,
+    whole_group,
 )
 from sim.cost.costs import Category, Transfer
 from sim.cost.device import operation_time, optimizer_ns, traffic_ns
@@ -225,7 +225,7 @@ def gradient_norm(setup: Setup, parameters: int) -> Parts:
     of one number over all devices."""
     plan, device = setup.plan, setup.cluster.device
     payload = updated_parameters(parameters, plan) * PRECISION_BYTES[plan.reduced_precision]
-    group = group_of(range(plan.num_devices), setup.network)
+    group = whole_group(setup.cluster, plan)
     scalar = all_reduce_ns(4, group, setup.cluster)
     return {"gradient_norm": 2 * device.efficiency.launch + traffic_ns(payload, device) + scalar}
 

@@ -6,6 +6,8 @@ by shape; else the device and link models, with a profile's fitted parameters wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from scenarios.schema import PRECISION_BYTES, Scenario
 from sim.cost.costs import Cost, CostKey, CostTable, Transfer
 from sim.cost.data_parallel import gradient_reduction, sharded_times, weight_gather
@@ -31,7 +33,7 @@ from sim.cost.modelled import (
 )
 from sim.cost.parts import Parts, rounded, total_ns
 from sim.cost.profile import Part, Pass, Profile
-from sim.schedule.actions import FLUSH, SENDS, Action, Kind
+from sim.schedule.actions import COMPUTE, SENDS, Action, Kind
 from sim.schedule.lowering import Program, partner, tied_ranks
 from sim.workload.memory import rank_parameters, stage_parameters
 from sim.workload.parameters import token_table_parameters
@@ -65,30 +67,30 @@ def cost_table(
     if profile is not None and profile.times and setup.plan.clip_gradients:
         assumed = (*assumed, ("gradient norm: not measured, device model as it is", 0.0))
     split = any(key.kind is Kind.BACKWARD_WEIGHT for key in costs)
-    for action in _distinct(program):
+    schedule = program.schedule
+    held = [[parts[s] for s in schedule.stages_of(rank)] for rank in range(schedule.num_ranks)]
+    # All ranks meet for the norm, so that the one with most to read decides for all.
+    most = max(rank_parameters(own, scenario) for own in held)
+    for action in program.distinct:
         key = CostKey(action.kind, action.stage)
         if action.kind in SENDS:
             _add_message(setup, program, profile, action, costs, transfers)
         elif action.kind is Kind.REDUCE_GRADIENTS:
             part = parts[action.stage]
             costs[key] = gradient_reduction(setup, part, last_times, split=split)
-        elif action.kind in FLUSH:
-            costs[key] = rounded(_flush(setup, program, profile, parts, action))
+        elif action.kind is Kind.GRADIENT_NORM:
+            costs[key] = rounded(gradient_norm(setup, most))
+        elif action.kind is Kind.OPTIMIZER:
+            costs[key] = rounded(_optimizer(setup, profile, held[action.stage]))
+        elif action.kind is Kind.GATHER_WEIGHTS:
+            count = stage_parameters(parts[action.stage], scenario)
+            costs[key] = rounded(weight_gather(setup, count))
+        elif action.kind is Kind.REDUCE_TIED:
+            costs[key] = rounded(_tied(setup, profile, tied_ranks(schedule)))
     if program.mode != "overlapped" and setup.cluster.device.efficiency.message_overhead:
         for rank in range(program.num_ranks):
             costs[CostKey(Kind.EXCHANGE, rank)] = rounded(exchange(setup))
     return CostTable(costs=costs, transfers=transfers, assumed=assumed)
-
-
-def _distinct(program: Program) -> list[Action]:
-    """One action of each cost key: that of whichever microbatch comes first."""
-    found: dict[CostKey, Action] = {}
-    for steps in program.steps:
-        for step in steps:
-            for action in step:
-                kind, stage, _, slice_index, pipe = action
-                found.setdefault(CostKey(kind, stage, slice_index, pipe), action)
-    return list(found.values())
 
 
 def _passes(
@@ -97,7 +99,8 @@ def _passes(
     """Costs of all passes through stages, the times of the parts in a stage's last backward pass,
     and each assumption's share of the passes' time."""
     schedule = program.schedule
-    kinds = sorted({(a.kind, a.slice_index, a.stage, a.pipe) for a in schedule.actions})
+    passes_of = [a for a in program.distinct if a.kind in COMPUTE]
+    kinds = sorted((a.kind, a.slice_index, a.stage, a.pipe) for a in passes_of)
     costs: dict[CostKey, Cost] = {}
     shares: dict[str, float] = {}
     last_times: PartTimes = {}
@@ -176,34 +179,20 @@ def _add_message(
     costs[receive_key] = rounded(unpack)
 
 
-def _flush(
-    setup: Setup,
-    program: Program,
-    profile: Profile | None,
-    parts: tuple[StagePart, ...],
-    action: Action,
-) -> Parts:
-    schedule = program.schedule
-    if action.kind is Kind.GATHER_WEIGHTS:
-        return weight_gather(setup, stage_parameters(parts[action.stage], setup.scenario))
-    if action.kind is Kind.REDUCE_TIED:
-        if not setup.model.tied_embeddings:
-            return {}
-        if profile is not None and profile.all_reduce is not None and setup.cluster.nodes == 1:
-            table = token_table_parameters(setup.model, setup.plan.tensor)
-            payload = table * PRECISION_BYTES[setup.plan.reduced_precision]
-            return {"tied_embedding": message_time_ns(profile.all_reduce, payload)}
-        return tied_reduction(setup, tied_ranks(schedule))
-    ranks = [
-        [parts[stage] for stage in schedule.stages_of(rank)] for rank in range(schedule.num_ranks)
-    ]
-    if action.kind is Kind.GRADIENT_NORM:
-        # All ranks meet, so that the one with most to read decides for all.
-        return gradient_norm(setup, max(rank_parameters(held, setup.scenario) for held in ranks))
-    held = ranks[action.stage]
-    step = optimizer_step(
-        setup, rank_parameters(held, setup.scenario), parameters_summed(setup, held)
-    )
+def _tied(setup: Setup, profile: Profile | None, ranks: Sequence[int]) -> Parts:
+    if not setup.model.tied_embeddings:
+        return {}
+    if profile is not None and profile.all_reduce is not None and setup.cluster.nodes == 1:
+        table = token_table_parameters(setup.model, setup.plan.tensor)
+        payload = table * PRECISION_BYTES[setup.plan.reduced_precision]
+        return {"tied_embedding": message_time_ns(profile.all_reduce, payload)}
+    return tied_reduction(setup, ranks)
+
+
+def _optimizer(setup: Setup, profile: Profile | None, held: Sequence[StagePart]) -> Parts:
+    """The optimizer step of a rank that holds these parts."""
+    count = rank_parameters(held, setup.scenario)
+    step = optimizer_step(setup, count, parameters_summed(setup, held))
     if profile is not None:
         measured = profiled_optimizer_ns(
             setup,

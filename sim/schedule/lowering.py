@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from sim.schedule.actions import Action, Kind
@@ -51,7 +52,7 @@ class Flush:
     gather_weights: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Program:
     """What every rank does, step by step; the input of the engines and of the executor."""
 
@@ -65,6 +66,18 @@ class Program:
     def num_ranks(self) -> int:
         """Ranks in the pipeline."""
         return len(self.steps)
+
+    @cached_property
+    def distinct(self) -> tuple[Action, ...]:
+        """The first action of each (kind, stage, slice, pipe): they cost the same for every
+        microbatch."""
+        found: dict[tuple[Kind, int, int, int], Action] = {}
+        for steps in self.steps:
+            for step in steps:
+                for action in step:
+                    kind, stage, _, slice_index, pipe = action
+                    found.setdefault((kind, stage, slice_index, pipe), action)
+        return tuple(found.values())
 
 
 def partner(message: Action) -> Action:

@@ -52,9 +52,15 @@ class Schedule:
 
     def stages_of(self, rank: int) -> tuple[int, ...]:
         """The stages a rank holds, of any pipe, ascending."""
-        return tuple(
-            sorted({s for ranks in self.placement for s, r in enumerate(ranks) if r == rank})
-        )
+        return self._stages[rank]
+
+    @cached_property
+    def _stages(self) -> tuple[tuple[int, ...], ...]:
+        held: list[set[int]] = [set() for _ in self.orders]
+        for ranks in self.placement:
+            for stage, rank in enumerate(ranks):
+                held[rank].add(stage)
+        return tuple(tuple(sorted(stages)) for stages in held)
 
     def input_gradient(
         self, stage: int, microbatch: int | None, slice_index: int, pipe: int

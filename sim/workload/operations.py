@@ -74,10 +74,11 @@ class FusedAttention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """A kernel bound by memory: the bytes it reads and writes."""
+    """Kernels bound by memory: the bytes they read and write, and how many they are."""
 
     name: str
     num_bytes: int
+    kernels: int = 1
     core: bool = False
 
 

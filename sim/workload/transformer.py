@@ -42,6 +42,8 @@ Attention = Literal["unfused", "fused"]
 Recomputation = Literal["none", "selective", "full"]
 LOGIT_BYTES = 4
 """The loss works on logits in fp32 (in fp64, on 8 bytes: `Setting.logit_bytes`)."""
+LAYER_TENSORS = 12
+"""Tensors of weights in a layer: four matrices and their biases, two norms of two each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +153,7 @@ def layer(setting: Setting) -> Work:
         norm,
         *gather,
         forward["qkv"],
+        Traffic(name="qkv bias", num_bytes=2 * e * rows * 3 * local),
         *core_forward,
         Traffic(name="head transpose", num_bytes=2 * e * rows * local),
         forward["projection"],
@@ -164,8 +167,8 @@ def layer(setting: Setting) -> Work:
         *reduction,
         residual,
     )
-    norm_back = Traffic(name="layernorm backward", num_bytes=3 * e * near * h)
-    dropout_back = Traffic(name="dropout backward", num_bytes=(2 * e + 1) * near * h)
+    norm_back = Traffic(name="layernorm backward", num_bytes=3 * e * near * h, kernels=3)
+    dropout_back = Traffic(name="dropout backward", num_bytes=(2 * e + 1) * near * h, kernels=2)
     join_back = Traffic(name="residual gradient", num_bytes=3 * e * near * h)
     gather_back = _gather(s, "output gradient")
     backward_input: tuple[Operation, ...] = (
@@ -183,6 +186,7 @@ def layer(setting: Setting) -> Work:
         dgrad["projection"],
         Traffic(name="head transpose backward", num_bytes=2 * e * rows * local),
         *core_backward,
+        Traffic(name="qkv gradient join", num_bytes=2 * e * rows * 3 * local),
         *_gather(s, "input again", dgrad["qkv"]),
         dgrad["qkv"],
         *_leave(s, "input gradient", wgrad["qkv"]),
@@ -198,7 +202,10 @@ def layer(setting: Setting) -> Work:
         forward=forward_all,
         recomputed=recomputed,
         backward_input=backward_input,
-        backward_weight=(*weight, _accumulation(s, layer_parameters(model, s.tensor))),
+        backward_weight=(
+            *weight,
+            _accumulation(s, layer_parameters(model, s.tensor), kernels=LAYER_TENSORS),
+        ),
     )
 
 
@@ -384,7 +391,8 @@ def _gather(s: Setting, name: str, beside: Product | None = None) -> tuple[Tenso
     return (TensorGather(name=name, payload_bytes=payload, beside=beside),)
 
 
-def _accumulation(s: Setting, parameters: int) -> Traffic:
-    """Adding a microbatch's weight gradients to those accumulated: read both, write one."""
-    width = s.element_bytes + 2 * PRECISION_BYTES[s.gradient_precision]
-    return Traffic(name="gradient accumulation", num_bytes=width * parameters)
+def _accumulation(s: Setting, parameters: int, kernels: int = 2) -> Traffic:
+    """Adding a microbatch's weight gradients to those accumulated: read both, write one; a kernel
+    for each tensor of weights."""
+    num_bytes = (s.element_bytes + 2 * PRECISION_BYTES[s.gradient_precision]) * parameters
+    return Traffic(name="gradient accumulation", num_bytes=num_bytes, kernels=kernels)

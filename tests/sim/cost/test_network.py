@@ -20,7 +20,7 @@ from sim.cost.collectives import (
     reduce_scatter_ns,
     tensor_group,
 )
-from sim.cost.links import Network, message_ns
+from sim.cost.links import Network
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "nccl_allreduce.csv"
 CLUSTER = Cluster(
@@ -100,8 +100,13 @@ def test_pipeline_ranks_of_a_node_share_its_nic() -> None:
     assert 0 not in net.transfer(6, 7, 100).resources
 
 
-def test_message_time() -> None:
-    assert message_ns(10**9, CLUSTER.inter_node) == pytest.approx(10_000 + 5e7)
+def test_message_share_lowers_only_messages() -> None:
+    """Half of what collectives reach: a message holds its links for twice as long."""
+    whole = network(1, 1, 16)
+    link = replace(CLUSTER.inter_node, message_share=0.5)
+    halved = replace(whole, cluster=replace(whole.cluster, inter_node=link))
+    before, after = (n.transfer(7, 8, 10**9).occupancy_ns for n in (whole, halved))
+    assert after == pytest.approx(2 * before, abs=1)
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the measured all-reduces are not here")
