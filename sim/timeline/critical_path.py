@@ -78,20 +78,20 @@ class _Walk:
         self.program = program
         self.schedule = program.schedule
         self.arrivals = timeline.arrivals
-        own = ("compute", "collective")
-        self.own = [
-            sorted(
-                (s for s in rank if s.lane in own and not self.is_overlapped(s)),
-                key=lambda s: s.end_ns,
-            )
+        own = [
+            [s for s in rank if s.lane == "compute" or s.lane == "collective"]
             for rank in timeline.by_rank
         ]
+        self.reductions = [[s for s in rank if self.is_overlapped(s)] for rank in own]
+        if program.overlapped_reduction:
+            own = [[s for s in rank if not self.is_overlapped(s)] for rank in own]
+        self.own = [sorted(rank, key=lambda s: s.end_ns) for rank in own]
         self.ends = [[s.end_ns for s in rank] for rank in self.own]
-        self.reductions = [[s for s in rank if self.is_overlapped(s)] for rank in timeline.by_rank]
         self.collectives: dict[tuple[Kind, int], list[Span]] = {}
-        for s in timeline.spans:
-            if s.lane == "collective" and not self.is_overlapped(s):
-                self.collectives.setdefault((s.action.kind, s.start_ns), []).append(s)
+        for rank in self.own:
+            for s in rank:
+                if s.lane == "collective":
+                    self.collectives.setdefault((s.action.kind, s.start_ns), []).append(s)
         self.visited: set[Span] = set()
         self.sent_before = _messages_before(program) if program.mode != "overlapped" else {}
 
