@@ -72,25 +72,31 @@ def grid_of(scenario: Scenario, *, quick: bool) -> Grid:
 def measure_scenario(
     scenario: Scenario, *, quick: bool = False, progress: Callable[[str], None] = lambda t: None
 ) -> Profile:
-    """Measure a scenario's shapes on this machine, on as many ranks as its pipeline has.
+    """Measure a scenario's shapes on this machine, on as many ranks as its plan has.
 
-    Raises UnsupportedPlan for what the executor cannot run, and under torchrun.
+    Raises UnsupportedPlan for what the executor cannot run, for tensor groups, and under torchrun.
     """
     require_supported(scenario)
+    tensor = scenario.plan.tensor
+    if tensor > 1:
+        raise UnsupportedPlan(
+            f"{scenario.name}: plan.tensor is {tensor}, and measure times whole layers without "
+            "their collectives: use `--set plan.tensor=1`, or calibrate from a run of the plan"
+        )
     if under_torchrun():
         raise UnsupportedPlan("measure starts its own ranks: run it without torchrun")
     cluster = scenario.cluster
     grid = grid_of(scenario, quick=quick)
     progress(
         f"measuring {len(grid.points)} shapes, {grid.repetitions} times each, on "
-        f"{scenario.plan.pipeline} ranks at once ..."
+        f"{scenario.plan.num_devices} ranks at once ..."
     )
     found = run_ranks(
-        scenario.plan.pipeline,
+        scenario.plan.num_devices,
         "executor.measure:rank_main",
         {"scenario": scenario, "grid": grid},
         wait_s=600.0,
-        device=device_kind(scenario.plan.pipeline, cluster.device.kind if cluster else "cpu"),
+        device=device_kind(scenario.plan.num_devices, cluster.device.kind if cluster else "cpu"),
     )
     assert found is not None, "these ranks were started here"
     samples = [s for rank in found.results for s in rank["samples"]]
@@ -105,7 +111,7 @@ def measure_scenario(
     return Profile(
         device=cluster.device.name if cluster is not None else found.environment["device"],
         provenance=f"measured on {found.environment['host']} with the shapes of {scenario.name}, "
-        f"{scenario.plan.pipeline} ranks busy at once; {found.environment['pinning']}",
+        f"{scenario.plan.num_devices} ranks busy at once; {found.environment['pinning']}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         software=found.environment["software"],
         host=str(found.environment["host"]),
