@@ -146,11 +146,7 @@ def _job(
     collectives: Sequence[CollectivePoint],
 ) -> tuple[int, Fit, tuple[float, ...]]:
     """A fit, and what it predicts for runs it has not seen; in a process of its own."""
-    fit = (
-        fit_runs(train, simulated, collectives=collectives)
-        if collectives
-        else fit_runs(train, simulated)
-    )
+    fit = fit_runs(train, simulated, collectives=collectives)
     return number, fit, predict_runs(test, fit.values, simulated)
 
 
