@@ -88,8 +88,8 @@ def _show_parameters(out: Console, profile: Profile) -> None:
         if fitted.at_bound is not None:
             end = "lowest" if fitted.at_bound == "low" else "highest"
             out.print(
-                f"AT ITS BOUND: {name} is the {end} that the fit allows, so it stands for something "
-                "that the model lacks, or the data or --device is wrong"
+                f"AT ITS BOUND: {name} is the {end} that the fit allows, so it stands for "
+                "something that the model lacks, or the data or --device is wrong"
             )
 
 
@@ -139,7 +139,8 @@ def _show_log_sets(out: Console, sets: Sequence[Mapping[str, Any]], notes: Seque
     for scores in sets:
         _show_scores(out, scores)
     if sets:
-        _show_worst(out, sets[0])
+        in_sample = sets[0]["sample"] == "in-sample"
+        _show_worst(out, max(sets, key=lambda s: s["worst"]) if in_sample else sets[0])
         out.print(
             "tau: order of plans within a group (one model, global batch and number of devices), 1 "
             "is all pairs right; regret: how much slower than its group's best the plan picked is."
@@ -195,7 +196,7 @@ def _taus(row: Mapping[str, Any]) -> tuple[float | None, float | None]:
 
 def _show_worst(out: Console, scores: Mapping[str, Any]) -> None:
     out.print()
-    table = plain_table("worst of these", "line", "error", "hint", right=(1, 2))
+    table = plain_table(f"worst of {scores['id']}", "line", "error", "hint", right=(1, 2))
     for row in scores["worst_rows"]:
         table.add_row(row["what"], str(row["line"]), f"{row['error']:+.1%}", row["hint"])
     out.print(table)

@@ -52,24 +52,30 @@ def score(
     mape: mean absolute error; bias: mean signed error; worst: the largest absolute error; these
     three over all points. kendall_tau: (pairs in the right order - in the wrong order) / pairs,
     over the pairs of plans within a group whose measured times differ, pooled; a predicted tie is
-    neither right nor wrong; None without pairs. regret: how much slower than the best plan of its
-    group the plan predicted best was, mean over groups; regret_worst: the largest. num_groups:
-    groups of two plans or more; where there are none these three are over all points as one group.
-    kendall_tau_all, regret_all: over all points as one group, whatever their work.
+    neither right nor wrong; None without pairs. kendall_tau_mean: that of each group by itself,
+    mean over groups, so that a small group counts as much as a large one. regret: how much slower
+    than the best plan of its group the plan predicted best was, mean over groups; regret_worst:
+    the largest. num_groups: groups of two plans or more; where there are none these four are over
+    all points as one group. kendall_tau_all, regret_all: over all points as one group, whatever
+    their work.
     """
     errors = [predicted / measured - 1 for _, predicted, measured in points]
     times = [(predicted, measured) for _, predicted, measured in points]
-    names: Sequence[Hashable] = plans if plans is not None else range(len(points))
+    places: Sequence[Hashable] = groups if groups is not None else [None] * len(points)
+    # Plans of two groups are two plans, even where they are called the same.
+    names = list(zip(places, plans if plans is not None else range(len(points)), strict=True))
     together = ranked([_means(times, names)])
     members: dict[Hashable, list[int]] = {}
-    for index, group in enumerate(groups if groups is not None else [None] * len(points)):
-        members.setdefault(group, []).append(index)
+    for index, place in enumerate(places):
+        members.setdefault(place, []).append(index)
     competing = [
         means
         for indices in members.values()
         if len(means := _means([times[i] for i in indices], [names[i] for i in indices])) > 1
     ]
     within = ranked(competing) if competing else together
+    apart = [ranked([means]) for means in competing] or [together]
+    taus = [one.kendall_tau for one in apart if one.kendall_tau is not None]
     count = max(1, len(points))
     return {
         "n": len(points),
@@ -77,6 +83,7 @@ def score(
         "bias": math.fsum(errors) / count,
         "worst": max(map(abs, errors), default=0.0),
         "kendall_tau": within.kendall_tau,
+        "kendall_tau_mean": math.fsum(taus) / len(taus) if taus else None,
         "regret": within.regret,
         "regret_worst": max(within.regrets, default=None),
         "num_groups": len(competing),

@@ -34,6 +34,7 @@ def test_tau_and_regret_are_within_groups_and_replicates_count_once() -> None:
     # b: (40, 50), (44, 40), (60, 60): pair 1-2 wrong, the others right. c has a single plan.
     assert found["num_groups"] == 2
     assert found["kendall_tau"] == pytest.approx((4 - 2) / 6)
+    assert found["kendall_tau_mean"] == pytest.approx((1 / 3 + 1 / 3) / 2)
     # a: plan 2 is picked, 11 instead of 10; b: plan 1, 50 instead of 40.
     assert found["regret"] == pytest.approx((0.1 + 0.25) / 2)
     assert found["regret_worst"] == pytest.approx(0.25)
@@ -43,8 +44,10 @@ def test_beside_them_the_plain_ones() -> None:
     apart = score(POINTS)
     # Without groups the pick is c, the fastest of all, and every point is a plan.
     assert apart["num_groups"] == 1 and apart["regret"] == 0 == apart["regret_all"]
-    found = score(POINTS, groups=GROUPS)
-    assert found["kendall_tau_all"] == apart["kendall_tau"] != found["kendall_tau"]
+    assert score(POINTS, groups=GROUPS)["kendall_tau_all"] == apart["kendall_tau"]
+    # Seven plans, the replicates being one, in 21 pairs: only a1-a2 and b1-b2 are wrong.
+    found = score(POINTS, groups=GROUPS, plans=PLANS)
+    assert found["kendall_tau_all"] == pytest.approx((19 - 2) / 21)
 
 
 def test_predicted_ties_are_neither_right_nor_wrong_and_cost_the_mean_regret() -> None:
@@ -61,6 +64,12 @@ def test_measured_ties_are_no_pairs() -> None:
 def test_groups_of_one_plan_each_are_scored_as_one() -> None:
     found = score([("x", 5.0, 4.0), ("y", 6.0, 5.0)], groups=["x", "y"])
     assert found["num_groups"] == 0 and found["kendall_tau"] == 1
+
+
+def test_the_mean_tau_counts_groups_alike() -> None:
+    points = [("x", float(i), float(i)) for i in range(1, 4)] + [("y", 1.0, 2.0), ("y", 2.0, 1.0)]
+    found = score(points, groups=["x"] * 3 + ["y"] * 2)
+    assert found["kendall_tau"] == pytest.approx((3 - 1) / 4) and found["kendall_tau_mean"] == 0
 
 
 def test_no_points() -> None:
