@@ -59,7 +59,8 @@ Microbatches = Annotated[
     int | None, Parameter(help="Microbatches, for a schedule's name (8 unless given).")
 ]
 ProfileFile = Annotated[
-    Path | None, Parameter(help="Take times from this profile (of `measure` or `calibrate`).")
+    Path | None,
+    Parameter(help="Take times from this profile (of `measure` or `calibrate`, or a100-80gb)."),
 ]
 
 
@@ -433,7 +434,7 @@ def validate(
         str,
         Parameter(
             help="Instead of --measured: predict published tables, as megatron (all of them), or "
-            "ptdp.fig13,ptdp.table1."
+            "ptdp.fig13,ptdp.table1; with the profile a100-80gb that comes along, unless given."
         ),
     ] = "",
     calibrate_on: Annotated[
@@ -489,7 +490,8 @@ def validate(
         from sim.published import predict_tables
 
         tables = files.published_tables(published, set or ())
-        predicted = predict_tables(tables, files.profile(profile), console.progress())
+        used = files.profile(profile or Path("a100-80gb"))
+        predicted = predict_tables(tables, used, console.progress())
         errors = terminal_published.show_published(predicted, as_json=json)
         return files.exit_code(errors, max_error)
     if runs is not None:

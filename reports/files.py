@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scenarios.catalogue import profiles
 from scenarios.errors import ScenarioError
 from scenarios.loader import Loaded, load, load_cluster
 from scenarios.published import PublishedTable, choose_tables, load_table
@@ -83,9 +84,12 @@ def refuse_unused(
 
 
 def profile(path: Path | None) -> Profile | None:
-    """The profile of a file; None for none."""
+    """The profile of a file, or of those that come along by its name; None for none."""
     if path is None:
         return None
+    shipped = profiles()
+    if not path.exists() and path.as_posix() in shipped:
+        return read_profile(shipped[path.as_posix()])
     return read_profile(path)
 
 

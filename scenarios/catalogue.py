@@ -21,6 +21,8 @@ from scenarios.files import Node, kind_of_path, parse_text, read_file
 from scenarios.tables import TableRow, rows_of
 
 ROOT = Path(__file__).resolve().parent
+PROFILES = "profiles"
+"""The folder of profiles, which are no scenarios."""
 PUBLISHED = "published"
 Kind = Literal["device", "cluster", "model", "scenario", "table"]
 _KINDS: dict[str, Kind] = {
@@ -64,8 +66,13 @@ class UnknownName(LookupError):
 @cache
 def names() -> dict[str, Path]:
     """Return the file of every entry by its name, sorted."""
-    files = sorted(ROOT.rglob("*.yaml"))
+    files = sorted(path for path in ROOT.rglob("*.yaml") if path.parent.name != PROFILES)
     return {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in files}
+
+
+def profiles() -> dict[str, Path]:
+    """Return the file of every profile that comes along, by its name."""
+    return {path.stem: path for path in sorted((ROOT / PROFILES).glob("*.yaml"))}
 
 
 @cache

@@ -74,7 +74,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(name="inter_node.latency", low=1_000.0, high=300_000.0, scale="log", spread=0.7),
     Parameter(name="inter_node.efficiency", low=0.05, high=0.98, scale="linear", spread=0.2),
 )
-NOISE = 0.05
+NOISE = 0.03
 """Relative error of a run that the fit takes for normal; beyond it residuals count less."""
 COLLECTIVES_WEIGHT = 5.0
 """What all measured collectives count together, in runs: they are many, and of one kind."""

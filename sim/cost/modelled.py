@@ -233,23 +233,23 @@ def gradient_norm(setup: Setup, parameters: int) -> Parts:
 def optimizer_step(setup: Setup, parameters: int, summed_parameters: int = 0) -> Parts:
     """A rank's optimizer step: the bytes it touches, and the iteration's fixed time on the host.
 
-    Adam reads and writes two moments and the weights (the fp32 copy, where kept, from which the
-    weights are then written) and reads the gradients, through an fp32 copy where they are 16-bit;
-    in fp16 they are read once more for overflow. Where the state is sharded, a replica updates its
-    share.
+    Adam reads and writes two moments and the weights (the fp32 copy, where kept, which is read once
+    more to write the weights from) and reads the gradients, through an fp32 copy where they are
+    16-bit. Fp16 gradients are first unscaled, and clipped ones scaled: each reads and writes them
+    once. Gradients are set to zero. Where the state is sharded, a replica updates its share.
     summed_parameters: those whose gradients the tensor group must first sum with an all-reduce
     (`tensor_parallel`), as each device has seen only its own tokens (arXiv 2205.05198).
     """
     plan, device = setup.plan, setup.cluster.device
     weight, gradient = PRECISION_BYTES[plan.precision], PRECISION_BYTES[plan.reduced_precision]
     moment = 8 if plan.precision == "fp64" else 4
-    touched = gradient + 2 * weight
+    read = max(4, gradient) if plan.keeps_master_weights else gradient
+    touched = 2 * gradient + 2 * weight
     if plan.keeps_master_weights:
-        touched = 2 * 4 + weight + (gradient if gradient >= 4 else gradient + 2 * 4)
+        touched = 3 * 4 + weight + 2 * gradient + (read + 4 if gradient < 4 else 0)
     if plan.optimizer == "adam":
         touched += 4 * moment
-    if plan.precision == "fp16":
-        touched += 4 if plan.keeps_master_weights else gradient
+    touched += 2 * read * ((plan.precision == "fp16") + plan.clip_gradients)
     updated = updated_parameters(parameters, plan)
     found: dict[Category, float] = {
         "optimizer": device.efficiency.launch + optimizer_ns(touched * updated, device),
