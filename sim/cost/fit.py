@@ -61,11 +61,11 @@ class Parameter:
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter(name="matmul_max", low=0.3, high=0.98, scale="linear", spread=0.15),
     Parameter(name="matmul_half_dimension", low=5.0, high=1500.0, scale="log", spread=0.5),
-    Parameter(name="memory", low=0.3, high=0.98, scale="linear", spread=0.15),
+    Parameter(name="memory", low=0.3, high=0.95, scale="linear", spread=0.1),
     Parameter(name="attention_memory", low=0.2, high=0.98, scale="linear", spread=0.2),
     Parameter(name="launch", low=500.0, high=40_000.0, scale="log", spread=0.7),
     Parameter(name="message_overhead", low=1e4, high=5e6, scale="log", spread=1.0, typical=2e5),
-    Parameter(name="collective_launch", low=500.0, high=3e5, scale="log", spread=1.0, typical=2e4),
+    Parameter(name="collective_launch", low=500.0, high=3e5, scale="log", spread=0.5, typical=2e4),
     Parameter(name="overlap_slowdown", low=0.0, high=1.0, scale="linear", spread=0.3),
     Parameter(name="optimizer_bandwidth", low=0.1, high=0.98, scale="linear", spread=0.2),
     Parameter(name="iteration_overhead", low=1e6, high=3e9, scale="log", spread=1.5, typical=2e7),
