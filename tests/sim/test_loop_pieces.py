@@ -179,9 +179,7 @@ def test_the_1t_model_is_as_published_without_a_fit_to_it() -> None:
 
 
 def test_a_plan_that_does_not_fit_is_a_result() -> None:
-    too_much = load(
-        "megatron/175b", ("plan.recomputation=none", "plan.micro_batch=8")
-    ).scenario
+    too_much = load("megatron/175b", ("plan.recomputation=none", "plan.micro_batch=8")).scenario
     assert fits(predict(too_much)) is False
 
 
