@@ -13,8 +13,8 @@ from sim.cost.profile_file import read_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = (
-    *("--set", "model.layers=2", "--set", "model.hidden=32", "--set", "model.sequence=16"),
-    *("--set", "plan.microbatches=3", "--set", "execution.iterations=2"),
+    *("--set", "model.layers=2", "--set", "model.hidden=64", "--set", "model.sequence=64"),
+    *("--set", "plan.microbatches=3", "--set", "execution.iterations=5"),
 )
 
 
@@ -73,7 +73,7 @@ def test_files_are_written_whole_and_never_over_others(
         (("simulate", "no-such"), "neither a file nor in the catalogue"),
         (("simulate", "local-2rank", "--set", "plan.pipelin=2"), "did you mean `pipeline`"),
         (("simulate", "local-2rank", "--profile", "none.yaml"), "cannot be read"),
-        (("run", "megatron/175b"), "plan.tensor is 8"),
+        (("run", "megatron/175b"), "1024 ranks need a GPU each"),
         (("validate", "local-2rank"), "--measured"),
         (("validate", "local-2rank", "--measured", "none.json"), "cannot be read"),
         (("calibrate", "-o", "x.yaml"), "no run to calibrate from"),
