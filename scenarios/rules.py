@@ -10,6 +10,8 @@ from scenarios.schema import GivenCosts, Scenario, StageCosts
 
 Finding: TypeAlias = tuple[str, str]
 """Dotted path of a field, and what is wrong with it."""
+SMALLEST_BUCKET = 1 << 10
+"""Bytes of gradients worth a reduction of their own; a model has too many smaller ones to cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +160,16 @@ def _sharding(scenario: Scenario) -> Iterator[Finding]:
             "plan.sharding",
             f"full (ZeRO-3) gathers every layer for every microbatch and is modelled without a "
             f"pipeline, but pipeline is {plan.pipeline}; `sharding: optimizer` would work",
+        )
+
+
+def _gradient_bucket(scenario: Scenario) -> Iterator[Finding]:
+    size = scenario.plan.gradient_bucket
+    if size < SMALLEST_BUCKET:
+        yield (
+            "plan.gradient_bucket",
+            f"is {size} bytes: below {SMALLEST_BUCKET} every few weights would be a reduction of "
+            "their own; `25 MiB`, torch's, would work",
         )
 
 
@@ -399,6 +411,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(reads=("plan.recomputation", "plan.recompute_every"), find=_recomputation),
     Rule(reads=("plan.sharding", "plan.pipeline"), find=_sharding),
+    Rule(reads=("plan.gradient_bucket",), find=_gradient_bucket),
     Rule(reads=("plan.devices", "plan.tensor", "plan.data", "plan.pipeline"), find=_devices),
     Rule(reads=("model.hidden", "model.heads"), find=_widths),
     Rule(reads=("model.heads", "model.hidden", "model.ffn_hidden", "plan.tensor"), find=_tensor),

@@ -182,6 +182,13 @@ BROKEN = {
         "is missing",
         "`extends: clusters/dgx-a100`",
     ),
+    "a bucket of nothing": one(
+        GOOD + "  gradient_bucket: 0 B\n",
+        "7:20",
+        "plan.gradient_bucket",
+        "is 0 bytes",
+        "`25 MiB`",
+    ),
     "a list": one("- plan\n", "1:1", "", "is a list, not a mapping"),
     "a single value": one("# s\nplan\n", "2:1", "", "is a single value, not a mapping"),
     "section not a mapping": one(
