@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scenarios.schema import Scenario
-from sim.schedule.checks import check
+from sim.schedule.checks import ScheduleError, check
 from sim.schedule.generators import gpipe, interleaved, one_forward_one_backward
 from sim.schedule.lowering import Flush, Program, lower
 from sim.schedule.schedule import Schedule
@@ -29,6 +29,12 @@ def build_schedule(scenario: Scenario) -> Schedule:
         num_ranks=plan.pipeline,
         num_microbatches=plan.num_microbatches,
     )
+    stages = plan.pipeline * plan.chunks
+    if plan.chunks > 1 and schedule.num_stages != stages:
+        raise ScheduleError(
+            f"{plan.schedule_file or 'plan.schedule_order'}: is for {schedule.num_stages} stages, "
+            f"but pipeline x chunks is {stages}"
+        )
     check(schedule)
     return schedule
 

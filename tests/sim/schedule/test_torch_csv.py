@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from scenarios.loader import load
+from sim.schedule.build import build_schedule
 from sim.schedule.checks import ScheduleError, check
 from sim.schedule.generators import gpipe, one_forward_one_backward
 from sim.schedule.lowering import lower
@@ -91,3 +93,16 @@ def test_ours_loads_torchs_own_schedule(tmp_path: Path) -> None:
     assert schedule.num_stages == 8
     assert schedule.placement == ((0, 1, 2, 3, 0, 1, 2, 3),)
     assert not check(schedule).deadlocks["buffered"]
+
+
+def test_a_given_order_has_the_plans_chunks(tmp_path: Path) -> None:
+    file = tmp_path / "order.csv"
+    file.write_text("0F0,0B0\n1F0,1B0\n")
+    plan = {"schedule": "given", "pipeline": 2, "microbatches": 1}
+    lines = [f"  {key}: {value}" for key, value in plan.items()]
+    text = "\n".join(["plan:", *lines, f"  schedule_file: {file}"])
+    scenario = tmp_path / "s.yaml"
+    scenario.write_text(f"{text}\ncosts: {{forward: 1 ms, backward: 2 ms}}\n")
+    assert build_schedule(load(scenario).scenario).num_stages == 2
+    with pytest.raises(ScheduleError, match="is for 2 stages, but pipeline x chunks is 4"):
+        build_schedule(load(scenario, ["plan.chunks=2"]).scenario)
