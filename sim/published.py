@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 from scenarios.published import PublishedRow, PublishedTable, Unit
 from scenarios.schema import Scenario
-from sim.cost.baselines import constant_rate, constant_rate_with_bubble
+from sim.cost.baselines import BASELINES, Baseline
 from sim.cost.profile import Profile, same_device
 from sim.cost.runs import Run
 from sim.prediction import fits, predict
@@ -23,14 +23,9 @@ from sim.scores import TIE, score
 from sim.workload.flops import hardware_flops
 
 Progress = Callable[[str], None]
-Baseline = Callable[[Sequence[Run], Sequence[Run]], tuple[float, ...]]
 
 CLEARLY = 0.05
 """Two published times of the same work that differ by more have an order worth predicting."""
-BASELINES: Mapping[str, Baseline] = {
-    "constant_tflops": constant_rate,
-    "constant_times_bubble": constant_rate_with_bubble,
-}
 FIGURES = tuple(f"ptdp.fig{n}" for n in (11, 12, 13, 14, 15, 16, 18))
 """The figures of PTD-P that compare plans on many GPUs; scored together where all are there."""
 
