@@ -156,10 +156,10 @@ def folds_of(runs: Sequence[Run], folding: Folding) -> tuple[int, ...]:
     distinct = list(dict.fromkeys(keys))
     if not 2 <= folding.count <= len(distinct):
         what = {"run": "runs", "plan": "different plans", "model": "models"}[folding.by]
-        raise CalibrationError(
-            f"--folds {folding.count}: must be from 2 to {len(distinct)}, the number of {what} "
-            "in the file"
-        )
+        rule = f"must be from 2 to {len(distinct)}, the number of {what} in the file"
+        if len(distinct) < 2:
+            rule = f"needs two {what}, but the file has {len(distinct)}: leave it out"
+        raise CalibrationError(f"--folds {folding.count}: {rule}")
     random.Random(folding.seed).shuffle(distinct)
     fold = {key: index % folding.count for index, key in enumerate(distinct)}
     return tuple(fold[key] for key in keys)

@@ -72,9 +72,8 @@ def read_training(
         digest = file_digest(collectives)
         sources.append(Source(kind="collectives", name=collectives.name, digest=digest))
     if found is None and not any(tables.values()):
-        raise CalibrationError(
-            "there are no whole-iteration times to fit to: give --runs or --published"
-        )
+        what = "there are no whole-iteration times to fit to"
+        raise CalibrationError("\n".join([*notes, f"{what}: give --runs or --published"]))
     return Training(
         log=found,
         log_name=log.name if log is not None else "",

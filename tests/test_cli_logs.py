@@ -48,6 +48,7 @@ def test_calibrate_in_folds_then_validate(
         (("--collectives", "n.csv"), "--collectives does nothing with this"),
         (("--published", "ptdp.fig7"), "--device"),
         (("--published", "nowhere", "--device", "a100-80gb"), "no published table is called so"),
+        (("--published", "ptdp.fig7", "--device", "h100-80gb"), "rows are on A100-SXM4-80GB"),
         (("--runs", "none.csv", "--device", "a100-80gb"), "none.csv: cannot be read"),
     ],
 )

@@ -108,6 +108,11 @@ def test_too_few_and_too_many_folds(folding: Folding, message: str) -> None:
         folds_of(RUNS, folding)
 
 
+def test_one_run_makes_no_folds() -> None:
+    with pytest.raises(CalibrationError, match="--folds 5: needs two runs, but the file has 1"):
+        folds_of(RUNS[:1], Folding(count=5))
+
+
 def test_cross_validation_predicts_only_what_was_not_fitted_to(
     tmp_path: Path, fits: list[tuple[Run, ...]]
 ) -> None:
