@@ -100,7 +100,7 @@ def scenario_show(scenario: str, /, *, set: Overrides | None = None) -> int:
 def scenario_check(*scenario: str, set: Overrides | None = None) -> int:
     """Check scenario files; print every problem with its place."""
     from reports import console, files
-    from scenarios.catalogue import catalogue
+    from scenarios.catalogue import catalogue, full_name
     from scenarios.errors import Problem, ScenarioError
     from scenarios.loader import check_partial, load
     from scenarios.published import load_table
@@ -111,9 +111,10 @@ def scenario_check(*scenario: str, set: Overrides | None = None) -> int:
     problems: list[Problem] = []
     for name in scenario:
         try:
-            if kinds.get(name) == "table":
-                load_table(name.removeprefix("published/"), set or ())
-            elif kinds.get(name, "scenario") != "scenario":
+            entry = full_name(name)
+            if kinds.get(entry) == "table":
+                load_table(entry.removeprefix("published/"), set or ())
+            elif kinds.get(entry, "scenario") != "scenario":
                 check_partial(name, set or ())
             else:
                 load(name, set or ())

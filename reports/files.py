@@ -90,6 +90,10 @@ def profile(path: Path | None) -> Profile | None:
     shipped = profiles()
     if not path.exists() and path.as_posix() in shipped:
         return read_profile(shipped[path.as_posix()])
+    if not path.exists() and path.suffix == "" and path.parent == Path():
+        raise InputError(
+            f"{path}: is no file, and no profile that comes along: there is {', '.join(shipped)}"
+        )
     return read_profile(path)
 
 
@@ -215,5 +219,14 @@ def cluster(device: str, overrides: Sequence[str]) -> Cluster:
 
 def published_tables(names: str, overrides: Sequence[str]) -> tuple[PublishedTable, ...]:
     """The published tables of names with commas between them, as `ptdp.fig13,ptdp.table1`."""
-    chosen = choose_tables([name.strip() for name in names.split(",")])
+    wanted = [name for part in names.split(",") if (name := part.strip())]
+    if not wanted:
+        raise InputError("--published names no table: give some, as ptdp.table1,ptdp.fig11")
+    for part in wanted:
+        if ":" in part:
+            raise InputError(
+                f"--published {part}: whole tables only, as {part.partition(':')[0]}; the first "
+                "rows alone are for `calibrate`"
+            )
+    chosen = choose_tables(wanted)
     return tuple(load_table(table_id, overrides) for table_id in chosen)

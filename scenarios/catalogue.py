@@ -84,6 +84,13 @@ def catalogue() -> tuple[Entry, ...]:
     )
 
 
+def full_name(name: str) -> str:
+    """The whole name of the entry that a name means: its own, or that of the only one whose last
+    part it is; any other name as it is."""
+    found = [entry for entry in names() if entry.rsplit("/", 1)[-1] == name]
+    return found[0] if name not in names() and len(found) == 1 else name
+
+
 def kind_of(name: str) -> Kind:
     """Tell what the entry called `name` holds."""
     return _KINDS.get(name.split("/")[0], "scenario")

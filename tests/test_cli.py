@@ -80,6 +80,9 @@ def test_files_are_written_whole_and_never_over_others(
         (("calibrate", "--runs", "none.csv", "-o", "x.yaml"), "--device"),
         (("validate", "--runs", "a.csv", "--report", "x.html"), "--report does nothing"),
         (("validate", "local-2rank", "--measured", "a", "--runs", "b"), "do not go together"),
+        (("simulate", "local-2rank", "--profile", "h100"), "comes along: there is a100-80gb"),
+        (("validate", "--published", ","), "names no table"),
+        (("validate", "--published", "ptdp.fig7:2"), "whole tables only, as ptdp.fig7"),
         (("report", "none.json", "-o", "x.html"), "cannot be read"),
         (("schedule", "show", "nosuch"), "schedules by name"),
         (("schedule", "show", "1f1b", "--stages", "0"), "at least 1"),
@@ -94,6 +97,11 @@ def test_bad_input_is_one_clear_message(
     code, out, err = call(capsys, *tokens)
     assert code == 2
     assert words.lower() in (err + out).lower()
+
+
+def test_check_takes_short_names(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "scenario", "check", "ptdp.fig7", "gpt3-125m", "a100-80gb", "1t")
+    assert (code, out) == (0, "4 checked, no problems\n")
 
 
 def test_the_schedule_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
