@@ -124,7 +124,8 @@ def tiles(prediction: Prediction, summary: Summary, measured_ns: int | None) -> 
     add("Pipeline bubble", "bubble_fraction", words.percent(summary["bubble_fraction"]), ideal)
     exposed = summary["exposed_communication_fraction"]
     key = "exposed_communication_fraction"
-    add("Exposed communication", key, words.percent(exposed), "waiting on transfers under way")
+    about = "in collectives that nothing hides, or waiting on transfers under way"
+    add("Exposed communication", key, words.percent(exposed), about)
     if summary["memory_capacity_bytes"] is not None and prediction.memory:
         rank, peak, capacity = words.tightest(prediction)
         about = f"of {words.size(capacity)}, on rank {rank}"
