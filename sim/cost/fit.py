@@ -148,9 +148,9 @@ def fit_runs(
 
     Minimises soft_l1 of log(predicted / measured) / NOISE plus the priors, by
     scipy.optimize.least_squares; the collectives count COLLECTIVES_WEIGHT runs together. 90 %
-    intervals are from the Jacobian at the optimum, prior included, with the residuals' own scale;
-    None where the data leaves a parameter as wide as its prior (or its bounds), so that its value
-    is the default's doing.
+    intervals are from the Jacobian at the optimum, prior included, with the scale of the runs' own
+    residuals; None where the data leaves a parameter as wide as its prior (or its bounds), so that
+    its value is the default's doing.
     Raises ValueError where there are no runs, or a run has no cluster.
     Not modelled: correlation between runs of one session, a run's own network placement.
     """
@@ -180,8 +180,8 @@ def fit_runs(
             break
         previous = quality
     values = _values(parameters, position)
-    num_data = len(prepared) + len(collectives)
-    intervals = _intervals(parameters, position, jacobian, residuals, num_data)
+    counts = len(prepared), len(collectives)
+    intervals = _intervals(parameters, position, jacobian, residuals, *counts)
     predicted = tuple(simulate(p.program, p.table(values))[0] for p in prepared)
     return Fit(
         parameters={
@@ -270,13 +270,16 @@ def _intervals(
     jacobian: Vector,
     residuals: Vector,
     num_runs: int,
+    num_collectives: int,
 ) -> list[tuple[float, float] | None]:
     import numpy as np
 
-    data = residuals[:num_runs]
-    scale = max(1.0, float(1.4826 * np.median(np.abs(data))))
+    # The scale is the runs' own: many collectives of little weight would make it look small.
+    scales = np.ones(num_runs + num_collectives)
+    scales[:num_runs] = max(1.0, float(1.4826 * np.median(np.abs(residuals[:num_runs]))))
+    data = residuals[: len(scales)]
     weights = np.ones(len(residuals))
-    weights[:num_runs] = 1.0 / (scale * np.sqrt(1.0 + (data / scale) ** 2) ** 0.5)
+    weights[: len(scales)] = 1.0 / (scales * np.sqrt(1.0 + (data / scales) ** 2) ** 0.5)
     # The Jacobian of soft_l1 comes scaled by the loss; undo that to weigh the rows by hand.
     undone = jacobian / np.maximum(1e-9, _soft_l1_scale(residuals))[:, None]
     information = (undone * weights[:, None]).T @ (undone * weights[:, None])

@@ -10,6 +10,8 @@ import pytest
 
 from scenarios.schema import Cluster, Device, Link
 from sim.cost.baselines import constant_rate, constant_rate_with_bubble
+from sim.cost.collective_runs import CollectivePoint
+from sim.cost.collectives import Group, all_reduce_ns
 from sim.cost.fit import fit_runs, predict_runs
 from sim.cost.path import closed_form
 from sim.cost.profile import Fitted, MessageTime, PartTime, Profile, Shape
@@ -95,6 +97,28 @@ def test_a_fit_finds_the_parameters_it_was_made_with() -> None:
     assert mape(runs, fit.predicted_ns) < 0.02 < before
     assert fit.values["matmul_max"] == pytest.approx(0.6, rel=0.15)
     assert fit.parameters["optimizer_bandwidth"].interval is None
+
+
+def test_exact_collectives_do_not_narrow_what_noisy_runs_tell() -> None:
+    runs = [
+        replace(run, measured_ns=run.measured_ns * (1.15 if i % 2 else 0.85))
+        for i, run in enumerate(runs_of({}))
+    ]
+    group = Group(per_node=8, nodes=1, active_per_node=8)
+    points = [
+        CollectivePoint(
+            gpu="a100", ranks=8, payload_bytes=size, time_ns=all_reduce_ns(size, group, CLUSTER)
+        )
+        for size in range(1 << 20, 1 << 26, 1 << 20)
+    ]
+
+    def width(collectives: Sequence[CollectivePoint]) -> float:
+        fit = fit_runs(runs, closed_form, collectives=collectives)
+        interval = fit.parameters["matmul_max"].interval
+        assert interval is not None
+        return interval[1] - interval[0]
+
+    assert width(points) > 0.9 * width(())
 
 
 def test_no_runs() -> None:
