@@ -124,7 +124,7 @@ def _errors(comparison: Comparison) -> list[str]:
         source = "a profile calibrated on other runs, never from this run"
     if comparison.in_sample:
         source = "a profile calibrated on runs of this very scenario, so this is a fit's error"
-    disturbed = f", {comparison.num_disturbed} of them disturbed by other processes and left out"
+    disturbed = f", {words.disturbed(comparison.num_disturbed, comparison.num_iterations)}"
     return [
         f"Structural error {words.percent(comparison.structural, signed=True)}: the run's own "
         "durations replayed through the engine; what differs is what the model believes to wait "
@@ -140,7 +140,9 @@ def _errors(comparison: Comparison) -> list[str]:
 def _runs_legend(comparison: Comparison) -> Legend:
     measured: Legend = (("measured", "a measured iteration"),)
     if comparison.num_disturbed:
-        measured += (("ring-measured", "a disturbed one, left out of the median"),)
+        left_out = comparison.num_disturbed < comparison.num_iterations
+        name = "a disturbed one, left out of the median" if left_out else "a disturbed one"
+        measured += (("ring-measured", name),)
     return (
         *measured,
         ("line-measured", "median measured"),

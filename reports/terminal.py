@@ -56,6 +56,8 @@ def show_prediction(prediction: Prediction, *, as_json: bool) -> None:
 
 def show_measurement(measurement: Measurement, check: Any, *, as_json: bool) -> None:
     """A measured run: figures of its typical iteration, spread, the check against the reference."""
+    from reports.words import disturbed
+
     program = build_program(measurement.scenario)
     found = figures(measurement.typical, program)
     seconds = measurement.iteration_ns / 1e9
@@ -92,8 +94,7 @@ def show_measurement(measurement: Measurement, check: Any, *, as_json: bool) -> 
             f"{measurement.scenario.name}: {format_duration_ns(measurement.iteration_ns)} an "
             f"iteration (measured, median of {len(measurement.judged)}; quartiles "
             f"{format_duration_ns(low)} to {format_duration_ns(high)}; "
-            f"{sum(measurement.disturbed)} of {len(measurement.timelines)} iterations disturbed "
-            "by other processes and left out)",
+            f"{disturbed(sum(measurement.disturbed), len(measurement.timelines))})",
             style="bold",
         )
     )

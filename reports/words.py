@@ -132,6 +132,17 @@ def plural(number: int, noun: str, nouns: str = "") -> str:
     return f"{number:,}{NBSP}{noun if number == 1 else nouns or noun + 's'}"
 
 
+def disturbed(number: int, total: int) -> str:
+    """Say how many of the measured iterations other processes disturbed, and what became of them
+    (see Measurement.judged)."""
+    if number == 0:
+        return f"none of {plural(total, 'iteration')} disturbed by other processes"
+    if number < total:
+        return f"{number} of {total} iterations disturbed by other processes and left out"
+    everyone = f"all {total} iterations" if total > 1 else "the only iteration"
+    return f"{everyone} disturbed by other processes, so none left out"
+
+
 def family(category: str) -> str:
     """The colour that a category, a kind on the critical path or a kind of memory has everywhere:
     forward, backward, weight, optimizer, messages, communication, bubble or work."""

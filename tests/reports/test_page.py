@@ -189,7 +189,7 @@ def test_measured_section_keeps_errors_apart(
 ) -> None:
     shown = visible(pages["full"])
     assert "Structural error" in shown and "Predictive error" in shown
-    assert "1 of them disturbed" in shown
+    assert "1 of 12 iterations disturbed" in shown
     assert words.duration(measurement.iteration_ns) in shown
     assert "Nothing here is measured" in visible(pages["cluster"])
 
