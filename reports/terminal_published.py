@@ -149,7 +149,8 @@ def _show_summary(
         else:
             shown.add_row(scores["id"], "calibrated on, not judged")
     for scores in pooled:
-        shown.add_row(scores["id"], *_cells(scores))
+        if scores["n"]:
+            shown.add_row(scores["id"], *_cells(scores))
     out.print(shown)
     for scores in sets:
         if scores["memory"]["wrong"]:

@@ -50,9 +50,9 @@ def score(
     replicates, which count as one, by their means. Every point is a plan of its own unless given.
 
     mape: mean absolute error; bias: mean signed error; worst: the largest absolute error; these
-    three over all points. kendall_tau: (pairs in the right order - in the wrong order) / pairs,
-    over the pairs of plans within a group whose measured times differ, pooled; a predicted tie is
-    neither right nor wrong; None without pairs. kendall_tau_mean: that of each group by itself,
+    three over all points, None without any. kendall_tau: (pairs in the right order - in the wrong
+    order) / pairs, over the pairs of plans within a group whose measured times differ, pooled; a
+    predicted tie is neither right nor wrong; None without pairs. kendall_tau_mean: that of each group by itself,
     mean over groups, so that a small group counts as much as a large one. regret: how much slower
     than the best plan of its group the plan predicted best was, mean over groups; regret_worst:
     the largest. num_groups: groups of two plans or more; where there are none these four are over
@@ -76,12 +76,12 @@ def score(
     within = ranked(competing) if competing else together
     apart = [ranked([means]) for means in competing] or [together]
     taus = [one.kendall_tau for one in apart if one.kendall_tau is not None]
-    count = max(1, len(points))
+    count = len(points)
     return {
-        "n": len(points),
-        "mape": math.fsum(map(abs, errors)) / count,
-        "bias": math.fsum(errors) / count,
-        "worst": max(map(abs, errors), default=0.0),
+        "n": count,
+        "mape": math.fsum(map(abs, errors)) / count if count else None,
+        "bias": math.fsum(errors) / count if count else None,
+        "worst": max(map(abs, errors), default=None),
         "kendall_tau": within.kendall_tau,
         "kendall_tau_mean": math.fsum(taus) / len(taus) if taus else None,
         "regret": within.regret,
