@@ -36,6 +36,8 @@ class PublishedRow:
     """The published figure in the table's unit; None for a row that was not run."""
     fits: bool
     """Whether it was seen to fit in memory."""
+    fitted: bool
+    """Whether its device's values in the catalogue were fitted to it."""
     origin: Origin
     """Where the row is written."""
 
@@ -128,18 +130,17 @@ def load_table(table_id: str, overrides: Sequence[str] = ()) -> PublishedTable:
 def _row(table_id: str, row: TableRow, overrides: Sequence[str]) -> PublishedRow:
     name = f"{PUBLISHED}/{table_id}/{row.name}"
     scenario = load(name, overrides).scenario
-    fits, given = row.block.find(("fits",))
-    if given and not isinstance(fits.value, bool):
-        raise _wrong(fits, "must be true or false")
+    fits = _truth(row.block, "fits")
     figure = row.figure
-    if figure is None and not given:
+    if figure is None and fits is None:
         raise _wrong(Node(value=None, at=row.at, key=row.at), f"`{FIGURE}` is missing")
     return PublishedRow(
         name=row.name,
         full_name=name,
         scenario=scenario,
         figure=_number(figure) if figure is not None else None,
-        fits=bool(fits.value) if given else True,
+        fits=fits is not False,
+        fitted=_truth(row.block, "fitted") is True,
         origin=row.at,
     )
 
@@ -167,6 +168,13 @@ def _notes(root: Node) -> tuple[str, ...]:
         if not isinstance(item.value, str):
             raise _wrong(item, "must be a text")
     return tuple(str(item.value) for item in items)
+
+
+def _truth(block: Node, field: str) -> bool | None:
+    node, found = block.find((field,))
+    if found and not isinstance(node.value, bool):
+        raise _wrong(node, "must be true or false")
+    return node.value if found and isinstance(node.value, bool) else None
 
 
 def _number(node: Node) -> float:

@@ -3,7 +3,8 @@
 A table is a YAML file under `published/`. `common` holds what all its rows share, written as in a
 scenario; `columns` names the fields that a row's cells hold, dotted, and `published` the figure;
 `blocks` hold the rows, each block with what its own rows share, and its `name` where a row's key
-is not enough. A row's name is its key, or `block/key`. The number of nodes follows from the
+is not enough; `fits` says whether it fitted in memory, `fitted: true` that the catalogue's device
+was fitted to it. A row's name is its key, or `block/key`. The number of nodes follows from the
 degrees, and a row smaller than a node has its share of one.
 """
 
@@ -27,7 +28,7 @@ FIELDS = (
     "columns",
     "blocks",
 )
-BLOCK_FIELDS = ("name", "fits", "common", "rows")
+BLOCK_FIELDS = ("name", "fits", "fitted", "common", "rows")
 FIGURE = "published"
 
 Merge = Callable[[Node, Node], Node]

@@ -2,7 +2,8 @@
 
 Errors are of iteration times. Orders and regrets compare times of the same work (FLOPs of equation
 3, arXiv 2104.04473, a device), so that rows of different models can be told apart as well. Rows
-that the profile was calibrated on are kept, but do not count.
+that the profile (or, without one, the catalogue's device) was calibrated on are kept, but do not
+count.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class JudgedRow:
 
     measured_s: the published time, None for a row that was not run; figures are in the table's
     unit. resolution: how far the printed figure may be from the true one, as a fraction.
-    calibration: whether the profile was fitted to this row. profiled: whether a profile's
+    calibration: whether what predicts it, the profile or else the catalogue's device, was fitted to
+    this row. profiled: whether a profile's
     parameters were used.
     """
 
@@ -221,14 +223,15 @@ def _judged(
     if row.figure is not None:
         measured = seconds_of(row.scenario, table.unit, row.figure)
         resolution = table.resolution / 2 / row.figure
+    profiled = _profile_of(row, profile) is not None
     return JudgedRow(
         row=row,
         outcome=outcome,
         predicted_figure=figure_of(row.scenario, table.unit, outcome.iteration_ns / 1e9),
         measured_s=measured,
         resolution=resolution,
-        calibration=calibrated_on(profile, table, row),
-        profiled=_profile_of(row, profile) is not None,
+        calibration=calibrated_on(profile, table, row) if profiled else row.fitted,
+        profiled=profiled,
     )
 
 

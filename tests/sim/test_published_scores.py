@@ -160,6 +160,8 @@ def test_a_profile_is_used_on_its_own_chip_only() -> None:
     (plain,) = predict_tables([table], None, told.append)
     (found,) = predict_tables([table], profile, told.append)
     assert [r.profiled for r in found.rows] == [False, True]
+    # The catalogue's V100 was fitted to its rows; the profile says that it was to none.
+    assert [r.calibration for r in found.rows] == [True, False]
     assert found.rows[0].predicted_s == plain.rows[0].predicted_s
     assert found.rows[1].predicted_s > 2 * plain.rows[1].predicted_s
     assert len(told) == 4 and told[-1].startswith("predicted 2 of 2 rows")
