@@ -41,6 +41,7 @@ def main() -> None:
 def _run(order: dict[str, Any], results: int) -> int:
     """Call the target and write what it returns; the exit code."""
     from executor.joining import joined
+    from executor.transport.base import plainly
     from executor.watchdog import EXIT_CODE, is_consequence
 
     module, name = order["target"].split(":")
@@ -58,7 +59,7 @@ def _run(order: dict[str, Any], results: int) -> int:
     except BaseException as error:
         consequence = is_consequence(error)
         if consequence:
-            sys.stderr.write(f"stopped: {error}\n")
+            sys.stderr.write(f"stopped: {plainly(error)}\n")
         else:
             traceback.print_exception(error)
         if watchdog is not None:

@@ -38,6 +38,11 @@ class PeerGone(TransportError):
     """The process at the other end ended with messages outstanding: a consequence, not a cause."""
 
 
+def plainly(error: BaseException) -> str:
+    """The first line of an error of torch.distributed's, without its general advice."""
+    return str(error).partition("\n")[0].partition(" This is typically")[0]
+
+
 class PendingReceive(Protocol):
     """A receive that was posted."""
 

@@ -38,6 +38,7 @@ from executor.transport.base import (
     channel_of,
     check_receive,
     check_send,
+    plainly,
     post_each,
     receive_timeout,
     send_timeout,
@@ -362,7 +363,7 @@ def _explain(
     error: RuntimeError, began_ns: int, deadline_s: float, late: TransportError, gone: str
 ) -> TransportError:
     """gloo raises RuntimeError for all that goes wrong: what it is, by its time and words."""
-    text = str(error).splitlines()[0].partition(" This is typically")[0]
+    text = plainly(error)
     if any(words in text for words in PEER_GONE_WORDS):
         return PeerGone(f"{gone} ({text})")
     if (time.monotonic_ns() - began_ns) * 1e-9 >= deadline_s * 0.99:

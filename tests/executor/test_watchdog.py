@@ -15,6 +15,7 @@ import pytest
 from torch._C._distributed_c10d import TCPStore
 
 from executor.transport import PeerGone
+from executor.transport.base import plainly
 from executor.watchdog import (
     EXIT_CODE,
     FAILURE_KEY,
@@ -156,6 +157,12 @@ def test_reports_and_consequences(store: TCPStore) -> None:
     assert is_consequence(PeerGone("rank 1 has ended"))
     assert is_consequence(RuntimeError("[gloo] Connection closed by peer [127.0.0.1]"))
     assert not is_consequence(RuntimeError("shapes differ"))
+
+
+def test_torchs_general_advice_is_left_out() -> None:
+    advice = "Connection reset by peer. This is typically caused by a remote worker. GLHF!"
+    assert plainly(RuntimeError(f"{advice}\nC++ stack")) == "Connection reset by peer."
+    assert plainly(RuntimeError()) == ""
 
 
 def test_it_costs_next_to_nothing(store: TCPStore) -> None:
