@@ -52,12 +52,12 @@ def score(
     mape: mean absolute error; bias: mean signed error; worst: the largest absolute error; these
     three over all points, None without any. kendall_tau: (pairs in the right order - in the wrong
     order) / pairs, over the pairs of plans within a group whose measured times differ, pooled; a
-    predicted tie is neither right nor wrong; None without pairs. kendall_tau_mean: that of each group by itself,
-    mean over groups, so that a small group counts as much as a large one. regret: how much slower
-    than the best plan of its group the plan predicted best was, mean over groups; regret_worst:
-    the largest. num_groups: groups of two plans or more; where there are none these four are over
-    all points as one group. kendall_tau_all, regret_all: over all points as one group, whatever
-    their work.
+    predicted tie is neither right nor wrong; None without pairs. kendall_tau_mean: that of each
+    group by itself, mean over groups, so that a small group counts as much as a large one. regret:
+    how much slower than the best plan of its group the plan predicted best was, mean over groups;
+    regret_worst: the largest. num_groups: groups of two plans or more; where there are none these
+    four are over all points as one group. kendall_tau_all, regret_all: over all points as one
+    group, whatever their work.
     """
     errors = [predicted / measured - 1 for _, predicted, measured in points]
     times = [(predicted, measured) for _, predicted, measured in points]
