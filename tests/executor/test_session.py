@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from children import ranks_of
 
 from executor.commands import (
     UnsupportedPlan,
@@ -28,6 +29,7 @@ from executor.launching import LaunchError
 from executor.loop import closed_loop
 from executor.measure import measure_scenario
 from executor.reference import reference
+from executor.watchdog import is_alive
 from scenarios.loader import load
 from scenarios.schema import Scenario
 from sim.comparison import structural_error
@@ -55,18 +57,6 @@ TINY = (
 def tiny(ranks: int, *overrides: str) -> Scenario:
     name = "local-2rank" if ranks == 2 else "local-4rank"
     return load(name, (*TINY, *overrides)).scenario
-
-
-def descendants() -> set[str]:
-    """Processes that run this project's ranks."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if b"executor.child" in path.read_bytes():
-                found.add(path.parent.name)
-        except OSError:
-            continue
-    return found
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -150,12 +140,11 @@ def test_random_delays_change_nothing() -> None:
 @pytest.mark.parametrize("how", ["kill", "raise"])
 def test_a_rank_that_dies_stops_the_others(how: str) -> None:
     scenario = tiny(4)
-    before = descendants()
     started = time.monotonic()
     with pytest.raises(RankFailure, match=r"rank 2") as caught:
         run_target("wrapped", {"scenario": scenario, "rank": 2, "at_message": 6, "how": how}, 4)
     whole = time.monotonic() - started
-    assert descendants() <= before
+    assert not ranks_of(os.getpid())
     text = str(caught.value)
     assert ("SIGKILL" if how == "kill" else "InjectedFailure") in text
     assert "step" in text, "the others say where they were"
@@ -263,7 +252,6 @@ def test_an_interrupted_run_keeps_what_it_finished(tmp_path: Path) -> None:
     script = Path(__file__).resolve().parents[2] / "pipetwin.py"
     many = (*TINY, "execution.iterations=100000")
     command = [sys.executable, str(script), "run", "local-2rank", "-o", str(output)]
-    before = descendants()
     process = subprocess.Popen(
         [*command, *(part for o in many for part in ("--set", o))],
         stderr=subprocess.PIPE,
@@ -271,7 +259,7 @@ def test_an_interrupted_run_keeps_what_it_finished(tmp_path: Path) -> None:
         text=True,
     )
     limit = time.monotonic() + 60
-    while time.monotonic() < limit and len(descendants() - before) != 2:
+    while time.monotonic() < limit and len(ranks := ranks_of(process.pid)) != 2:
         time.sleep(0.1)
     time.sleep(12)  # Importing torch and the warm-up; the run itself would take hours.
     process.send_signal(signal.SIGINT)
@@ -280,7 +268,7 @@ def test_an_interrupted_run_keeps_what_it_finished(tmp_path: Path) -> None:
     assert "stopping after this iteration" in err
     assert 0 < len(read_measurement(output).timelines) < 100_000
     assert "measured" in out
-    assert descendants() <= before
+    assert not any(is_alive(rank) for rank in ranks)
 
 
 def test_the_check_notices_what_is_not_a_number() -> None:
