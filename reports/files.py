@@ -22,7 +22,7 @@ from sim.measurement import Measurement, MeasurementError, read_measurement
 from sim.prediction import Prediction, ProfileMismatch, predict
 from sim.schedule.build import build_schedule
 from sim.schedule.checks import ScheduleError, check
-from sim.schedule.generators import GENERATORS
+from sim.schedule.generators import GENERATORS, interleaved
 from sim.schedule.schedule import Schedule
 from sim.schedule.torch_csv import read_csv
 from sim.timeline.memory import MemoryCurve
@@ -97,25 +97,43 @@ def profile(path: Path | None) -> Profile | None:
     return read_profile(path)
 
 
+def _schedule_names() -> str:
+    return ", ".join([*GENERATORS, "interleaved", "interleaved:3"])
+
+
 def schedule(
     name: str, stages: int | None, microbatches: int | None, overrides: Sequence[str]
 ) -> Schedule:
-    """A schedule by its name and sizes (4 stages, 8 microbatches unless given), from a CSV file, or
-    from a scenario, which have their own sizes."""
-    if name not in GENERATORS and (stages or microbatches):
+    """A schedule by its name and sizes (4 ranks, 8 microbatches unless given), from a CSV file, or
+    from a scenario, which have their own sizes. `interleaved` has 2 chunks a rank, `interleaved:3`
+    has 3; its stages are ranks x chunks."""
+    kind, _, number = name.partition(":")
+    chunked = kind == "interleaved" and (not number or number.isdecimal())
+    if name not in GENERATORS and not chunked and (stages or microbatches):
         raise InputError(
-            f"--stages and --microbatches go with a schedule's name ({', '.join(GENERATORS)}); "
+            f"--stages and --microbatches go with a schedule's name ({_schedule_names()}); "
             f"{name} has its own sizes"
         )
-    if name in GENERATORS:
-        stages = 4 if stages is None else stages
+    if name in GENERATORS or chunked:
+        chunks = int(number or 2) if chunked else 1
+        stages = 4 * chunks if stages is None else stages
         microbatches = 8 if microbatches is None else microbatches
-        if stages < 1 or microbatches < 1:
+        if stages < 1 or microbatches < 1 or chunks < 1:
             raise InputError(
                 f"--stages {stages} --microbatches {microbatches}: both are at least 1, "
                 "as --stages 4 --microbatches 8"
             )
-        return GENERATORS[name](stages, microbatches)
+        if not chunked:
+            return GENERATORS[name](stages, microbatches)
+        if stages % chunks:
+            raise InputError(
+                f"--stages {stages}: {name} has {chunks} stages a rank, so they are a multiple of "
+                f"{chunks}, as --stages {4 * chunks}"
+            )
+        try:
+            return interleaved(stages // chunks, microbatches, chunks)
+        except ValueError as error:
+            raise InputError(f"{name}: {error}") from None
     if name.endswith(".csv"):
         found = read_csv(Path(name))
         check(found)
@@ -124,7 +142,7 @@ def schedule(
         return build_schedule(load(name, overrides).scenario)
     except ScenarioError as error:
         if len(error.problems) == 1 and not Path(name).exists() and "/" not in name:
-            known = ", ".join(GENERATORS)
+            known = _schedule_names()
             raise InputError(f"{error}\n(schedules by name: {known}; or a .csv file)") from error
         raise
 

@@ -209,3 +209,14 @@ def test_the_readmes_commands_exist() -> None:
     assert len(lines) >= 6
     for tokens in lines:
         app.parse_args(tokens, exit_on_error=False, print_error=False)
+
+
+def test_interleaved_schedules_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two chunks a rank unless the name says how many; stages are ranks times chunks."""
+    code, out, _ = call(capsys, "schedule", "export", "interleaved:3", "--stages", "6")
+    rows = out.strip().splitlines()
+    assert code == 0 and len(rows) == 2
+    assert all(row.count("F") == row.count("B") == 3 * 8 for row in rows)
+    for tokens in (("interleaved", "--stages", "5"), ("interleaved", "--microbatches", "6")):
+        code, _, err = call(capsys, "schedule", "show", *tokens)
+        assert code == 2 and "multiple" in err
