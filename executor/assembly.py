@@ -5,6 +5,7 @@ A measurement is that of one pipeline: of the ranks with data and tensor index 0
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -16,9 +17,8 @@ from executor.shards import split_dimension, unshard
 from scenarios.schema import Scenario
 from sim.measurement import Measurement
 from sim.schedule.actions import RECEIVES, SENDS, Action, Kind, parse_action
-from sim.schedule.build import build_schedule
-from sim.schedule.lowering import partner, peer
-from sim.schedule.schedule import Schedule
+from sim.schedule.build import build_program
+from sim.schedule.lowering import Program, partner, peer
 from sim.timeline.spans import Lane, Span, Timeline
 
 _DISTURBED = 0.05
@@ -37,12 +37,12 @@ def assemble(
         if not results[0].visits[v]:
             continue
         scenario = assignment.scenarios[visit.job]
-        schedule, mesh = build_schedule(scenario), Mesh.of(scenario.plan)
+        program, mesh = build_program(scenario), Mesh.of(scenario.plan)
         timelines, disturbed, losses = [], [], []
         for n in range(len(results[0].visits[v])):
             records = [r.visits[v][n] for r in results]
             line = mesh.along(mesh.ranks[Place(0, 0, 0)], "pipeline")
-            timelines.append(timeline_of(schedule, [records[rank] for rank in line]))
+            timelines.append(timeline_of(program, [records[rank] for rank in line]))
             disturbed.append(any((r.foreign or 0.0) > _DISTURBED for r in records))
             # The ranks of a tensor group have all the same loss.
             found = [r.loss for r in records if r.loss is not None]
@@ -88,7 +88,7 @@ def whole_tensors(
     return found
 
 
-def timeline_of(schedule: Schedule, ranks: Sequence[IterationRecord]) -> Timeline:
+def timeline_of(program: Program, ranks: Sequence[IterationRecord]) -> Timeline:
     """One iteration's timeline from every rank's record, from time 0.
 
     A message is on its way from when its sender had written it (or had posted it, where the
@@ -110,6 +110,10 @@ def timeline_of(schedule: Schedule, ranks: Sequence[IterationRecord]) -> Timelin
             if action.kind in SENDS:
                 posted[action] = record.end_ns
             spans.append(Span(rank, lane, action, record.start_ns - begin, record.end_ns - begin))
+    for step in itertools.chain(*program.steps):
+        batch = [message for message in step if message.kind in SENDS]
+        for message in batch[1:]:
+            posted[message] = posted[batch[0]]  # They were posted together, and recorded as one.
     for rank, record, action in arrivals:
         assert action.kind in RECEIVES
         send = partner(action)
@@ -117,5 +121,5 @@ def timeline_of(schedule: Schedule, ranks: Sequence[IterationRecord]) -> Timelin
         end = max(start, record.end_ns if record.end_ns is not None else start)
         lane = "forward" if action.kind is Kind.RECV_FORWARD else "backward"
         spans.append(Span(rank, lane, action, start - begin, end - begin))
-        spans.append(Span(peer(action, schedule), lane, send, start - begin, end - begin))
+        spans.append(Span(peer(action, program.schedule), lane, send, start - begin, end - begin))
     return Timeline(origin="measured", num_ranks=len(ranks), spans=tuple(spans))

@@ -13,6 +13,7 @@ from executor.reference import reference
 from executor.session import Assignment, Visit, double_precision
 from scenarios.schema import Scenario
 from sim.measurement import Measurement
+from sim.schedule.actions import Kind
 from sim.schedule.build import build_program
 from sim.schedule.checks import ScheduleError, run_untimed
 
@@ -116,6 +117,13 @@ def require_supported(scenario: Scenario) -> None:
             "executor shares the whole model out; `pipeline: 1` with `chunks: 1` would work"
         )
     program = build_program(scenario)
+    kinds = {action.kind for order in program.schedule.orders for action in order}
+    if plan.sharding == "full" and Kind.BACKWARD_INPUT in kinds:
+        problems.append(
+            "plan.sharding is full and its order cuts backward passes into I and W: the executor "
+            "shares weights out over whole ones; an order of B, or `sharding: optimizer`, would "
+            "work"
+        )
     if program.schedule.num_slices > 1:
         problems.append("its order cuts microbatches into slices: the executor runs them whole")
     if problems:

@@ -116,11 +116,11 @@ class PatchEmbedding(nn.Module):
 
     def _own(self, patches: Tensor) -> Tensor:
         """The same for this rank's tokens: the class token is the first rank's."""
-        projected: Tensor = self.patches(patches[:, max(0, self.own.start - 1) : self.own.stop - 1])
-        if self.own.start == 0:
-            first = self.class_token.expand(projected.shape[0], 1, -1)
-            projected = torch.cat((first, projected), dim=1)
-        return projected + self.positions[self.own]
+        projected = self.patches(patches[:, max(0, self.own.start - 1) : self.own.stop - 1])
+        first = self.class_token.expand(projected.shape[0], 1, -1)
+        if self.own.start > 0:
+            first = first[:, :0]  # Its gradient, zero, is made: reductions wait for every one.
+        return torch.cat((first, projected), dim=1) + self.positions[self.own]
 
 
 class Attention(nn.Module):

@@ -5,10 +5,10 @@ Processes are dear, so one launch runs all cases of its size, and each test look
 
 import math
 import os
-from pathlib import Path
 
 import pytest
 import torch
+from children import ranks_of
 
 from executor.assembly import assemble, whole_tensors
 from executor.commands import UnsupportedPlan, against_reference, require_supported
@@ -49,6 +49,11 @@ UNTIED = ("model.tied_embeddings=false",)
 GLOO = ("execution.transport=gloo",)
 OUTSIDE_IN = ("plan.placement=pipeline-data-tensor",)
 BERT = ("model.family=bert",)
+SPLIT = (
+    "plan.schedule=given",
+    "plan.microbatches=1",
+    'plan.schedule_order=["0F0,0I0,0W0"]',
+)
 VIT = ("model.family=vit", "model.tied_embeddings=false", "model.patch_inputs=6")
 
 Case = tuple[tuple[int, int, int], tuple[str, ...]]
@@ -60,7 +65,7 @@ CASES: dict[str, Case] = {
     "t2p2-scatter-blocking-full": ((2, 2, 1), (*SCATTER, *BLOCKING, *FULL, *CLIPPED)),
     "t2p2v2-scatter": ((2, 2, 1), (*INTERLEAVED, *SCATTER, *PAIRS)),
     "t2p2-scatter-gloo-bert": ((2, 2, 1), (*SCATTER, *GLOO, *BLOCKING, *BERT)),
-    "t2p2v2-sequence": ((2, 2, 1), (*INTERLEAVED, *SEQUENCE, *BLOCKING, *CLIPPED)),
+    "t2p2v2-sequence-gloo": ((2, 2, 1), (*INTERLEAVED, *SEQUENCE, *BLOCKING, *GLOO, *CLIPPED)),
     "p2d2": ((1, 2, 2), (*CLIPPED,)),
     "p2d2-buckets-gpipe": ((1, 2, 2), (*BUCKETS, *GPIPE, *BLOCKING)),
     "p2v2d2-buckets": ((1, 2, 2), (*INTERLEAVED, *BUCKETS, *CLIPPED)),
@@ -70,6 +75,7 @@ CASES: dict[str, Case] = {
     "t2d2v2-one-rank": ((2, 1, 2), (*INTERLEAVED, *ZERO1, *BUCKETS, *CLIPPED)),
     "t4-sequence": ((4, 1, 1), (*SEQUENCE, *PAIRS, *CLIPPED)),
     "t2p2-vit-sequence": ((2, 2, 1), (*VIT, *SEQUENCE, *CLIPPED)),
+    "t2d2-vit-sequence-buckets": ((2, 1, 2), (*VIT, *SEQUENCE, *BUCKETS, *CLIPPED)),
     "p4": ((1, 4, 1), ("plan.devices=[2,0,3,1]",)),
     "d4-zero3": ((1, 1, 4), (*ZERO3, *CLIPPED)),
     # Eight processes.
@@ -183,19 +189,6 @@ def test_random_delays_change_nothing() -> None:
             assert all(torch.equal(gradients[name], first[name]) for name in first)
 
 
-def descendants() -> set[str]:
-    """Processes that run this project's ranks."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/status"):
-        try:
-            if f"PPid:\t{os.getpid()}\n" in path.read_text():
-                command = (path.parent / "cmdline").read_bytes()
-                found |= {path.parent.name} if b"executor.child" in command else set()
-        except OSError:
-            continue
-    return found
-
-
 @pytest.mark.timeout(150)
 def test_a_rank_that_dies_stops_its_tensor_group_and_all_others() -> None:
     """Rank 3 is killed at a message, while rank 2 waits for it inside a pass."""
@@ -203,7 +196,7 @@ def test_a_rank_that_dies_stops_its_tensor_group_and_all_others() -> None:
     payload = {"scenario": scenario, "rank": 3, "at_message": 3, "how": "kill"}
     with pytest.raises(RankFailure, match=r"rank 3 was killed") as caught:
         launch(4, "session_targets:wrapped", payload, deadline_s=120.0, pin=True)
-    assert not descendants()
+    assert not ranks_of(os.getpid())
     assert "pipeline 1, data 0, tensor 0" in str(caught.value), "the others say where they were"
 
 
@@ -212,6 +205,7 @@ def test_a_rank_that_dies_stops_its_tensor_group_and_all_others() -> None:
     [
         (((2, 1, 2), ZERO3), r"plan\.sharding is full and plan\.tensor is 2"),
         (((1, 1, 2), (*ZERO3, *INTERLEAVED)), r"the model is cut into 2 stages"),
+        (((1, 1, 2), (*ZERO3, *SPLIT)), r"cuts backward passes into I and W"),
     ],
 )
 def test_what_is_not_supported_is_said(case: Case, said: str) -> None:
