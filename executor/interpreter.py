@@ -11,7 +11,6 @@ interpreter's own time is inside the spans and not lost between them.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -23,6 +22,7 @@ from executor.data import Data
 from executor.marks import Marks
 from executor.mesh import Place
 from executor.optimizer import Optimizer
+from executor.pinning import HeldUp
 from executor.reductions import Reductions
 from executor.stages import StageRunner
 from executor.transport.base import (
@@ -52,8 +52,8 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IterationRecord:
-    """One rank's iteration: what it did, and the share of its computing time in which its thread
-    did not run because others did (None on a GPU)."""
+    """One rank's iteration: what it did, and the share of its time in which its thread could have
+    run and did not, because others did (None on a GPU, or where the system does not tell)."""
 
     records: tuple[Record, ...]
     foreign: float | None
@@ -115,10 +115,10 @@ class Interpreter:
         self.made: dict[Action, Tensor] = {}
         self.batches: dict[int, tuple[Tensor, Tensor]] = {}
         self.raw: list[tuple[str, Action, Any, Any]] = []
-        self.messages: list[tuple[Action, PendingReceive, int | None]] = []
+        self.messages: list[tuple[Action, int | None, int | None]] = []
+        self.timed: list[tuple[Action, PendingReceive]] = []
         self.reducing: list[tuple[Action, Any]] = []
         self.settled = False
-        self.foreign_ns = self.compute_ns = 0
         self.steps = program.steps[place.pipeline]
         self.peers = {
             message: line[peer(message, self.schedule)]
@@ -135,6 +135,7 @@ class Interpreter:
         """
         self.iteration = iteration
         self._reset()
+        held_up = HeldUp() if self.on_host else None
         self.marks.begin()
         last = self.marks.mark()
         for counter, (handler, step, inputs) in enumerate(self.code):
@@ -143,7 +144,7 @@ class Interpreter:
         self.counter = len(self.code)
         self._finish_sends()
         self.transport.flush(self.deadline_s)
-        return self._record()
+        return self._record(held_up.share() if held_up is not None else None)
 
     def describe(self) -> str:
         """Where this rank is: its program counter and pending messages, for its last words."""
@@ -180,7 +181,6 @@ class Interpreter:
         action = step[0]
         for message in inputs:
             last = self._receive(message, last)
-        cpu = time.thread_time_ns() if self.on_host else 0
         kind, stage, microbatch, slice_index, _ = action
         assert microbatch is not None
         runner = self.runners[stage]
@@ -199,9 +199,6 @@ class Interpreter:
             for message in sends(action, self.schedule) or (_local(action),):
                 self.made[message] = result
         end = self.marks.mark()
-        if self.on_host:
-            self.compute_ns += end - last
-            self.foreign_ns += max(0, end - last - (time.thread_time_ns() - cpu))
         self.raw.append(("compute", action, last, end))
         return end
 
@@ -237,7 +234,11 @@ class Interpreter:
             # Where the carrier cannot tell, a wait that took no time says that nobody waited.
             if found is not None or (self.on_host and ready - last > _NO_WAIT_NS):
                 arrived = ready
-        self.messages.append((message, pending, arrived))
+        if self.on_host:
+            # Not the pending itself: it holds the tensor, and the iteration would hold all of them.
+            self.messages.append((message, pending.sent_ns, arrived))
+        else:
+            self.timed.append((message, pending))
         self.arrived[message] = tensor
         end = self.marks.mark()
         self.raw.append(("compute", message, ready, end))
@@ -265,6 +266,7 @@ class Interpreter:
             return last
         tensor = self.made.pop(message)
         destination = self.peers[message]
+        self.sending = [(m, pending) for m, pending in self.sending if not pending.done()]
         self.sending.append((message, self.transport.send(message, destination, tensor)))
         end = self.marks.mark()
         self.raw.append(("compute", message, last, end))
@@ -376,25 +378,22 @@ class Interpreter:
             }
         for runner in self.runners.values():
             runner.zero_grad()
-        self.raw, self.messages, self.reducing = [], [], []
+        self.raw, self.messages, self.timed, self.reducing = [], [], [], []
         self.settled = False
         self.kept = {}
-        self.foreign_ns = self.compute_ns = 0
 
-    def _record(self) -> IterationRecord:
+    def _record(self, foreign: float | None) -> IterationRecord:
         self.marks.settle()
         read = self.marks.read
         records = [
             Record(lane=lane, action=str(action), start_ns=read(start), end_ns=read(end))
             for lane, action, start, end in self.raw
         ]
-        for message, pending, arrived in self.messages:
+        on_device = [(m, pending.sent_ns, pending.arrived_ns) for m, pending in self.timed]
+        for message, sent, arrived in (*self.messages, *on_device):
             lane = "forward" if message.kind is Kind.RECV_FORWARD else "backward"
-            sent_ns = pending.sent_ns
-            end = arrived if self.on_host else pending.arrived_ns
-            records.append(Record(lane=lane, action=str(message), start_ns=sent_ns, end_ns=end))
+            records.append(Record(lane=lane, action=str(message), start_ns=sent, end_ns=arrived))
         losses = [r.mean_loss() for r in self.runners.values() if r.losses]
-        foreign = self.foreign_ns / max(1, self.compute_ns) if self.on_host else None
         return IterationRecord(
             records=tuple(records),
             foreign=foreign,

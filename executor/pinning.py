@@ -1,9 +1,11 @@
-"""Pin a rank to one core and one thread, and say what was done."""
+"""Pin a rank to one core and one thread, and say what was done; tell what others took of it."""
 
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +49,31 @@ def _pin(local_rank: int, num_local_ranks: int) -> Pinning:
     if num_local_ranks > len(cores):
         note = f"{num_local_ranks} ranks share {len(cores)} cores: do not calibrate so"
     return Pinning(core=core, num_cores=len(cores), note=note)
+
+
+class HeldUp:
+    """How much of the time from its making on the calling thread was held up by other processes.
+
+    The system tells for how long the thread could have run and did not; what this process's own
+    other threads (a carrier's) used meanwhile is not others' doing.
+    """
+
+    def __init__(self) -> None:
+        self._began = self._now()
+
+    def share(self) -> float | None:
+        """The fraction so far, 0 to 1; None where the system does not tell."""
+        begun, now = self._began, self._now()
+        if begun is None or now is None:
+            return None
+        wall, held, own = (after - before for before, after in zip(begun, now, strict=True))
+        return min(1.0, max(0, held - own) / max(1, wall))
+
+    @staticmethod
+    def _now() -> tuple[int, int, int] | None:
+        """Wall time, time held up, and time of this process's other threads, in nanoseconds."""
+        try:
+            held = int(Path("/proc/thread-self/schedstat").read_text().split()[1])
+        except (OSError, IndexError, ValueError):
+            return None
+        return time.monotonic_ns(), held, time.process_time_ns() - time.thread_time_ns()

@@ -182,7 +182,8 @@ def run_visits(assignment: Assignment, context: RankContext) -> RankResult:
     peaks: dict[int, int | None] = {}
     visits = []
     transports = []
-    groups = GroupMaker(deadline_s=context.deadline_s)
+    longest = max(scenario.execution.deadline for scenario in assignment.scenarios)
+    groups = GroupMaker(deadline_s=longest / 1e9)
     turns = _Turns(assignment, context)
     for visit in assignment.visits:
         if turns.stopped:
