@@ -28,7 +28,7 @@ RANK_PARTS: Mapping[str, str] = {
     "weight": "weight gradients",
     "optimizer": "optimizer step",
     "messages": "message handling",
-    "communication": "exposed communication",
+    "communication": "waiting for communication",
     "bubble": "pipeline bubble",
 }
 MEMORY_FAMILIES: Mapping[str, str] = {

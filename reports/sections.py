@@ -220,8 +220,9 @@ def breakdown_section(prediction: Prediction, summary: Summary) -> Section:
         topic="Where the time goes",
         claim=words.breakdown_claim(prediction),
         reading="Every nanosecond of every rank is counted once, so each column and each table of "
-        "shares sums to 100 %; the critical path is the chain of actions, each started by the one "
-        "before, whose length is the iteration time: only shortening what is on it helps.",
+        "shares sums to 100 %. The columns keep a pass whole, the collectives inside it included; "
+        "the shares tell them apart. The critical path is the chain of actions, each started by "
+        "the one before, whose length is the iteration time: only shortening what is on it helps.",
         figures=(
             Figure(
                 name="by-rank",

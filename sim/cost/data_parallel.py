@@ -131,11 +131,12 @@ def sharded_times(setup: Setup, part: StagePart, times: PartTimes, passes: PassT
     A pass ends when both lanes have: the first part's gather, all computation and the last part's
     reduce-scatter; or all communication and the computation of the last part. The backward pass
     gathers once, also for recomputation, which happens in it; the embedding's lookup gathers only
-    going forward. What is longer than the computation is exposed, `weight_gather` and
-    `data_parallel` in proportion to their times.
-    Not modelled: limits to how far ahead weights are gathered, that communication slows computation
-    down, a second stream for reduce-scatters, gathers that reach less than a collective's bandwidth
-    (the times published for ZeRO-3 on 768 to 2240 A100 mean about 17 GB/s a device).
+    going forward. What is longer than the computation is exposed, and of what is hidden the pass
+    loses the device's `overlap_slowdown`: `weight_gather` and `data_parallel` in proportion to
+    their times.
+    Not modelled: limits to how far ahead weights are gathered, a second stream for reduce-scatters,
+    gathers that reach less than a collective's bandwidth (the times published for ZeRO-3 on 768 to
+    2240 A100 mean about 17 GB/s a device).
     """
     plan, cluster = setup.plan, setup.cluster
     group, launch = data_group(cluster, plan), cluster.device.efficiency.launch
@@ -179,14 +180,18 @@ def sharded_times(setup: Setup, part: StagePart, times: PartTimes, passes: PassT
             last,
         ),
     }
-    return {name: _both(passes[name], times, name, *lanes[name]) for name in lanes}
+    slowdown = cluster.device.efficiency.overlap_slowdown
+    return {name: _both(passes[name], times, name, *lanes[name], slowdown) for name in lanes}
 
 
-def _both(compute: Parts, times: PartTimes, name: Pass, lane: _Lane, end: Part) -> Parts:
+def _both(
+    compute: Parts, times: PartTimes, name: Pass, lane: _Lane, end: Part, slowdown: float
+) -> Parts:
     alone = total_ns(compute)
     communication = lane.gather + lane.scatter
     longest = max(lane.first + alone + lane.last, communication + total_ns(times[end][name]))
-    exposed = (longest - alone) / communication
+    seen = (longest - alone) / communication
+    exposed = seen + slowdown * (1.0 - seen)
     parts: Parts = {
         "weight_gather": exposed * lane.gather,
         "data_parallel": exposed * lane.scatter,

@@ -184,10 +184,23 @@ def test_full_sharding_on_a_fast_network_costs_the_ends_alone() -> None:
     assert {k.kind for k in found.costs}.isdisjoint({Kind.REDUCE_GRADIENTS, Kind.GATHER_WEIGHTS})
 
 
+def test_what_full_sharding_hides_slows_the_passes_by_the_share_given() -> None:
+    """Linear in overlap_slowdown, from what is seen alone to all of the communication."""
+
+    def forward_ns(slowdown: float) -> int:
+        efficiency = Efficiency(overlap_slowdown=slowdown)
+        device = replace(CLUSTER.device, efficiency=efficiency)
+        return full(replace(CLUSTER, device=device))[0].duration_ns
+
+    none, half, all_of_it = map(forward_ns, (0.0, 0.5, 1.0))
+    assert none < half < all_of_it
+    assert half - none == pytest.approx(all_of_it - half, abs=2)
+
+
 def test_full_sharding_on_a_slow_network_costs_its_communication() -> None:
     """All weights gathered going forward; all but the embedding's again going backward (once, also
     with recomputation), and all gradients reduce-scattered; and the last part's computation."""
-    slow = replace(CLUSTER, inter_node=Link(bandwidth=1e8, latency=10_000))
+    slow = replace(CLUSTER, device=ALONE, inter_node=Link(bandwidth=1e8, latency=10_000))
     s = scenario(slow)
     group, launch = data_group(slow, s.plan), slow.device.efficiency.launch
     layer = 12 * 1024**2 + 13 * 1024
