@@ -24,6 +24,8 @@ from executor.session import Assignment, RankResult, run_visits
 from sim.measurement import Measurement
 
 RUN_LIMIT_S = 24 * 3600.0
+FEW_RANKS = 16
+"""So many ranks may share the cores of one host."""
 
 
 class LaunchError(RuntimeError):
@@ -63,9 +65,12 @@ def device_kind(num_ranks: int, kind: str) -> str:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", num_ranks))
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if found < local:
+        works = "start them with torchrun on hosts that have them"
+        if local <= FEW_RANKS:
+            works = "`--set cluster.device.kind=cpu` runs it on cores"
         raise LaunchError(
             f"the scenario's {local} ranks need a GPU each, and this host has {found} that torch "
-            "can use; `--set cluster.device.kind=cpu` runs it on cores"
+            f"can use; {works}"
         )
     return "cuda"
 
