@@ -188,7 +188,7 @@ def schedule_show(
     Parameters
     ----------
     schedule
-        Its name (gpipe, 1f1b, interleaved, interleaved:3), a CSV in torch's notation, or a scenario.
+        Its name (gpipe, 1f1b, interleaved, interleaved:3), a CSV of torch's, or a scenario.
     """
     from reports import files, terminal
 
