@@ -83,6 +83,46 @@ class PendingReceive(Protocol):
         """
 
 
+class ReceiveAround:
+    """A receive around another one, which it passes on; see PendingReceive."""
+
+    def __init__(self, inner: PendingReceive) -> None:
+        self._inner = inner
+
+    @property
+    def message(self) -> Action:
+        """See PendingReceive."""
+        return self._inner.message
+
+    @property
+    def source(self) -> int:
+        """See PendingReceive."""
+        return self._inner.source
+
+    @property
+    def sent_ns(self) -> int | None:
+        """See PendingReceive."""
+        return self._inner.sent_ns
+
+    @property
+    def found_ns(self) -> int | None:
+        """See PendingReceive."""
+        return self._inner.found_ns
+
+    @property
+    def arrived_ns(self) -> int | None:
+        """See PendingReceive."""
+        return self._inner.arrived_ns
+
+    def done(self) -> bool:
+        """See PendingReceive."""
+        return self._inner.done()
+
+    def wait(self, deadline_s: float) -> Tensor:
+        """See PendingReceive."""
+        return self._inner.wait(deadline_s)
+
+
 class PendingSend(Protocol):
     """A send that was posted; the carrier holds what it needs of the tensor until it is done."""
 

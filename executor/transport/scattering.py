@@ -21,6 +21,7 @@ from executor.transport.base import (
     PendingReceive,
     PendingSend,
     Post,
+    ReceiveAround,
     ReceivePost,
     SendPost,
     Transport,
@@ -28,43 +29,16 @@ from executor.transport.base import (
 from sim.schedule.actions import Action
 
 
-class _GatheringReceive:
-    """A receive of a share, whose `wait` gathers the others'; see PendingReceive."""
+class _GatheringReceive(ReceiveAround):
+    """A receive of a share, whose `wait` gathers the others'; its times are those of this rank's
+    share."""
 
     def __init__(
         self, inner: PendingReceive, shape: tuple[int, ...], size: int, group: dist.ProcessGroup
     ) -> None:
-        self._inner, self._shape, self._size, self._group = inner, shape, size, group
+        super().__init__(inner)
+        self._shape, self._size, self._group = shape, size, group
         self._tensor: Tensor | None = None
-
-    @property
-    def message(self) -> Action:
-        """See PendingReceive."""
-        return self._inner.message
-
-    @property
-    def source(self) -> int:
-        """See PendingReceive."""
-        return self._inner.source
-
-    @property
-    def sent_ns(self) -> int | None:
-        """See PendingReceive; of this rank's share."""
-        return self._inner.sent_ns
-
-    @property
-    def found_ns(self) -> int | None:
-        """See PendingReceive; of this rank's share."""
-        return self._inner.found_ns
-
-    @property
-    def arrived_ns(self) -> int | None:
-        """See PendingReceive; of this rank's share."""
-        return self._inner.arrived_ns
-
-    def done(self) -> bool:
-        """Whether this rank's share has come."""
-        return self._inner.done()
 
     def wait(self, deadline_s: float) -> Tensor:
         """The whole tensor; all ranks of the group wait for their messages in the same order."""

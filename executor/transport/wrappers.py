@@ -16,6 +16,7 @@ from executor.transport.base import (
     PendingReceive,
     PendingSend,
     Post,
+    ReceiveAround,
     Transport,
     TransportError,
     post_each,
@@ -26,41 +27,12 @@ from sim.schedule.lowering import partner
 _KINDS = tuple(Kind)
 
 
-class _HookedReceive:
+class _HookedReceive(ReceiveAround):
     """A receive that runs a hook before it is waited for."""
 
     def __init__(self, inner: PendingReceive, hook: Callable[[Action], None]) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._hook = hook
-
-    @property
-    def message(self) -> Action:
-        """See PendingReceive."""
-        return self._inner.message
-
-    @property
-    def source(self) -> int:
-        """See PendingReceive."""
-        return self._inner.source
-
-    @property
-    def sent_ns(self) -> int | None:
-        """See PendingReceive."""
-        return self._inner.sent_ns
-
-    @property
-    def found_ns(self) -> int | None:
-        """See PendingReceive."""
-        return self._inner.found_ns
-
-    @property
-    def arrived_ns(self) -> int | None:
-        """See PendingReceive."""
-        return self._inner.arrived_ns
-
-    def done(self) -> bool:
-        """See PendingReceive."""
-        return self._inner.done()
 
     def wait(self, deadline_s: float) -> Tensor:
         """The hook, then the message."""

@@ -1,6 +1,12 @@
 """Which processes run ranks: those of one launcher, for other runs may share the machine."""
 
+import signal
 from pathlib import Path
+
+
+def hear_interrupts() -> None:
+    """Undo in a child what a shell does to commands in the background: they ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def ranks_of(launcher: int) -> set[int]:

@@ -180,6 +180,8 @@ def test_ranks_end_with_the_launcher(tmp_path: Path, number: signal.Signals) -> 
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's commands in the background ignore Ctrl-C, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         limit = time.monotonic() + 60
