@@ -247,12 +247,16 @@ def test_an_interrupted_run_keeps_what_it_finished(tmp_path: Path) -> None:
         text=True,
         preexec_fn=hear_interrupts,
     )
-    limit = time.monotonic() + 60
-    while time.monotonic() < limit and len(ranks := ranks_of(process.pid)) != 2:
-        time.sleep(0.1)
-    time.sleep(12)  # Importing torch and the warm-up; the run itself would take hours.
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        limit = time.monotonic() + 60
+        while time.monotonic() < limit and len(ranks := ranks_of(process.pid)) != 2:
+            time.sleep(0.1)
+        time.sleep(12)  # Importing torch and the warm-up; the run itself would take hours.
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()  # Its ranks end with it.
+        process.wait()
     assert process.returncode == 130, err
     assert "stopping after this iteration" in err
     assert 0 < len(read_measurement(output).timelines) < 100_000
