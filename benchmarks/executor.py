@@ -46,6 +46,7 @@ from torch.distributed.pipelining import (
 from executor.data import Data
 from executor.joining import RankContext
 from executor.launch import launch
+from executor.pinning import HeldUp
 from executor.session import Job
 from executor.transport import make_transport
 from scenarios.loader import load
@@ -76,13 +77,14 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One iteration on one rank: monotonic start and end, CPU time of all its threads, time for
-    which other processes had its core (all nanoseconds), and the mean loss on the last rank."""
+    """One iteration on one rank: monotonic start and end, CPU time of all its threads (all
+    nanoseconds), the share of it held up by other processes (None where the system does not tell),
+    and the mean loss on the last rank."""
 
     begin_ns: int
     end_ns: int
     cpu_ns: int
-    foreign_ns: int
+    foreign: float | None
     loss: float | None
 
 
@@ -258,23 +260,13 @@ def _timed(iterate: Callable[[], float | None]) -> Run:
     gc.collect()
     gc.disable()
     dist.barrier()
-    held_ns, cpu_ns, thread_ns = _held_up_ns(), time.process_time_ns(), time.thread_time_ns()
+    held_up, cpu_ns = HeldUp(), time.process_time_ns()
     begin_ns = time.monotonic_ns()
     loss = iterate()
     end_ns = time.monotonic_ns()
-    thread_ns, cpu_ns = time.thread_time_ns() - thread_ns, time.process_time_ns() - cpu_ns
+    cpu_ns, foreign = time.process_time_ns() - cpu_ns, held_up.share()
     gc.enable()
-    # The carrier's own threads share the core, and hold this one up as well.
-    foreign_ns = _held_up_ns() - held_ns - (cpu_ns - thread_ns)
-    return Run(begin_ns=begin_ns, end_ns=end_ns, cpu_ns=cpu_ns, foreign_ns=foreign_ns, loss=loss)
-
-
-def _held_up_ns() -> int:
-    """How long this thread could have run and did not; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1])
-    except OSError:
-        return 0
+    return Run(begin_ns=begin_ns, end_ns=end_ns, cpu_ns=cpu_ns, foreign=foreign, loss=loss)
 
 
 def _gradients(job: Job) -> dict[str, Tensor]:
@@ -359,7 +351,7 @@ def _wall_s(turn: Turn) -> float:
 
 
 def _disturbed(run: Run) -> bool:
-    return run.foreign_ns > _DISTURBED * (run.end_ns - run.begin_ns)
+    return (run.foreign or 0.0) > _DISTURBED
 
 
 def bootstrap(values: Sequence[float]) -> tuple[float, float]:

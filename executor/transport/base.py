@@ -203,6 +203,25 @@ class Transport(Protocol):
         """Release everything held; may be called twice."""
 
 
+class TransportAround:
+    """What a transport around another one passes on unchanged; see Transport."""
+
+    def __init__(self, inner: Transport) -> None:
+        self._inner = inner
+
+    def flush(self, deadline_s: float) -> None:
+        """See Transport."""
+        self._inner.flush(deadline_s)
+
+    def describe(self) -> str:
+        """See Transport."""
+        return self._inner.describe()
+
+    def close(self) -> None:
+        """See Transport."""
+        self._inner.close()
+
+
 def channel_of(message: Action) -> int:
     """The channel a message belongs to. Raises ValueError for an action that is no message."""
     if message.kind is Kind.SEND_FORWARD or message.kind is Kind.RECV_FORWARD:

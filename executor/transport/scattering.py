@@ -25,6 +25,7 @@ from executor.transport.base import (
     ReceivePost,
     SendPost,
     Transport,
+    TransportAround,
 )
 from sim.schedule.actions import Action
 
@@ -50,14 +51,14 @@ class _GatheringReceive(ReceiveAround):
         return self._tensor
 
 
-class ScatteringTransport:
+class ScatteringTransport(TransportAround):
     """Sends and receives shares over another transport; see the module."""
 
     def __init__(self, inner: Transport, tensor: TensorGroup) -> None:
         """inner: joins ranks of the same tensor index. tensor: must have a process group."""
         assert tensor.group is not None
-        self._inner, self._rank, self._size = inner, tensor.rank, tensor.size
-        self._group = tensor.group
+        super().__init__(inner)
+        self._rank, self._size, self._group = tensor.rank, tensor.size, tensor.group
 
     def post_receive(
         self, message: Action, source: int, shape: tuple[int, ...], dtype: torch.dtype
@@ -92,18 +93,6 @@ class ScatteringTransport:
             else pending
             for post, pending in zip(posts, self._inner.batch(shares), strict=True)
         )
-
-    def flush(self, deadline_s: float) -> None:
-        """See Transport."""
-        self._inner.flush(deadline_s)
-
-    def describe(self) -> str:
-        """See Transport."""
-        return self._inner.describe()
-
-    def close(self) -> None:
-        """See Transport."""
-        self._inner.close()
 
     def _gathering(self, inner: PendingReceive, shape: tuple[int, ...]) -> PendingReceive:
         return _GatheringReceive(inner, shape, self._size, self._group)

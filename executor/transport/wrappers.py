@@ -18,6 +18,7 @@ from executor.transport.base import (
     Post,
     ReceiveAround,
     Transport,
+    TransportAround,
     TransportError,
     post_each,
 )
@@ -40,11 +41,8 @@ class _HookedReceive(ReceiveAround):
         return self._inner.wait(deadline_s)
 
 
-class _Wrapper:
+class _Wrapper(TransportAround):
     """Passes everything on, with a hook before each send and before each wait for a receive."""
-
-    def __init__(self, inner: Transport) -> None:
-        self._inner = inner
 
     def _before(self, message: Action) -> None:
         raise NotImplementedError
@@ -63,18 +61,6 @@ class _Wrapper:
     def batch(self, posts: Sequence[Post]) -> tuple[PendingReceive | PendingSend, ...]:
         """See Transport; one after another, since each has its hook."""
         return post_each(self, posts)
-
-    def flush(self, deadline_s: float) -> None:
-        """See Transport."""
-        self._inner.flush(deadline_s)
-
-    def describe(self) -> str:
-        """See Transport."""
-        return self._inner.describe()
-
-    def close(self) -> None:
-        """See Transport."""
-        self._inner.close()
 
 
 class DelayingTransport(_Wrapper):
