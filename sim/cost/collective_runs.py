@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sim.cost.runs import RunsError, read_text
+from sim.cost.runs import RunsError, read_rows, read_text
 
 COLUMNS = ("gpu", "ranks", "bytes", "out_of_place_us", "in_place_us")
 
@@ -46,8 +46,6 @@ def read_collectives(path: Path, device: str) -> tuple[CollectivePoint, ...]:
 def parse_collectives(text: str, *, shown: str = "collectives") -> tuple[CollectivePoint, ...]:
     """Read the text of a file of all-reduces, of all devices; see `read_collectives`."""
     reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
-    points: list[CollectivePoint] = []
-    problems: list[str] = []
     try:
         missing = [c for c in COLUMNS[:3] if c not in (reader.fieldnames or ())]
         if missing or not set(COLUMNS[3:]) & set(reader.fieldnames or ()):
@@ -55,19 +53,12 @@ def parse_collectives(text: str, *, shown: str = "collectives") -> tuple[Collect
                 f"{shown}:1: {', '.join(missing) or 'in_place_us'}: missing; the first line must "
                 f"name the columns {','.join(COLUMNS)}"
             )
-        for row in reader:
-            try:
-                points.append(_point(row))
-            except RunsError as error:
-                problems += [f"{shown}:{reader.line_num}: {p}" for p in str(error).split("\n")]
+        points = read_rows(reader, _point, shown)
     except csv.Error as error:
         raise RunsError(f"{shown}:{reader.line_num}: is not a CSV: {error}") from None
-    if problems:
-        more = f"\n... and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise RunsError("\n".join(problems[:20]) + more)
     if not points:
         raise RunsError(f"{shown}:2: has no all-reduce: write one a line below the columns' names")
-    return tuple(points)
+    return points
 
 
 def _point(row: Mapping[str, str]) -> CollectivePoint:

@@ -35,7 +35,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from scenarios.rules import check
 from scenarios.schema import Cluster, Model, Plan, Scenario
@@ -55,6 +55,9 @@ COLUMNS = (
 )
 VOCABULARY = 50257
 MAX_BYTES = 16 << 20
+
+
+Item = TypeVar("Item")
 
 
 class RunsError(ValueError):
@@ -156,19 +159,9 @@ def _parse(text: str, cluster: Cluster, shown: str) -> tuple[tuple[Run, ...], tu
         twice = sorted({name for name in names if name and names.count(name) > 1})
         if twice:
             raise RunsError(f"{shown}:1: {', '.join(twice)}: named twice; name each column once")
-        runs: list[Run] = []
-        problems: list[str] = []
-        for row in reader:
-            line = reader.line_num
-            try:
-                runs.append(_run(row, cluster, line))
-            except RunsError as error:
-                problems += [f"{shown}:{line}: {p}" for p in str(error).split("\n")]
+        runs = read_rows(reader, lambda row: _run(row, cluster, reader.line_num), shown)
     except csv.Error as error:
         raise RunsError(f"{shown}:{reader.line_num}: is not a CSV: {error}") from None
-    if problems:
-        more = f"\n... and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise RunsError("\n".join(problems[:20]) + more)
     if not runs:
         raise RunsError(f"{shown}:2: has no run: write one a line below the columns' names")
     unknown = [name for name in names if name and name not in COLUMNS and name not in OPTIONS]
@@ -176,7 +169,27 @@ def _parse(text: str, cluster: Cluster, shown: str) -> tuple[tuple[Run, ...], tu
     if unknown:
         known = ", ".join(OPTIONS)
         notes = (f"columns not read: {', '.join(unknown)} (beside the needed ones: {known})",)
-    return tuple(runs), notes
+    return runs, notes
+
+
+def read_rows(
+    reader: csv.DictReader[str], read: Callable[[dict[str, str]], Item], shown: str
+) -> tuple[Item, ...]:
+    """Read each row of a file, whose name is shown.
+
+    Raises RunsError with the problems that `read` raised as such, each with its line; at most 20.
+    """
+    found: list[Item] = []
+    problems: list[str] = []
+    for row in reader:
+        try:
+            found.append(read(row))
+        except RunsError as error:
+            problems += [f"{shown}:{reader.line_num}: {p}" for p in str(error).split("\n")]
+    if problems:
+        more = f"\n... and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise RunsError("\n".join(problems[:20]) + more)
+    return tuple(found)
 
 
 def _plain(name: str | None) -> str:
