@@ -15,6 +15,7 @@ FLOORS = [
     ["sim.cost"],
     ["sim.timeline"],
     ["sim.engine"],
+    ["sim.planner"],
     ["sim"],
     ["executor", "reports"],
     ["pipetwin"],
