@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from scenarios import slice_rules
 from scenarios.schema import GivenCosts, Scenario, StageCosts
 
 Finding: TypeAlias = tuple[str, str]
@@ -216,7 +217,7 @@ def _tensor(scenario: Scenario) -> Iterator[Finding]:
 
 def _batch(scenario: Scenario) -> Iterator[Finding]:
     plan = scenario.plan
-    if plan.global_batch is None:
+    if plan.global_batch is None or plan.microbatch_groups is not None:
         return
     step = plan.micro_batch * plan.data
     if plan.microbatches is not None:
@@ -416,9 +417,16 @@ RULES: tuple[Rule, ...] = (
     Rule(reads=("model.hidden", "model.heads"), find=_widths),
     Rule(reads=("model.heads", "model.hidden", "model.ffn_hidden", "plan.tensor"), find=_tensor),
     Rule(
-        reads=("plan.global_batch", "plan.micro_batch", "plan.microbatches", "plan.data"),
+        reads=(
+            "plan.global_batch",
+            "plan.micro_batch",
+            "plan.microbatches",
+            "plan.microbatch_groups",
+            "plan.data",
+        ),
         find=_batch,
     ),
+    Rule(reads=slice_rules.READS, find=slice_rules.find),
     Rule(reads=("plan.schedule", "plan.schedule_file", "plan.schedule_order"), find=_schedule_file),
     Rule(reads=("plan.precision", "cluster.device.matmul_peak", "costs"), find=_precision),
     Rule(reads=("model.family", "model.patch_inputs", "model.tied_embeddings"), find=_vit),

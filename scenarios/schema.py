@@ -13,26 +13,20 @@ from dataclasses import asdict, field
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, StrictBool, StrictInt
+from pydantic import Field, StrictBool, StrictInt
 from pydantic.dataclasses import dataclass
 
-from scenarios.units import (
-    Bytes,
-    BytesPerSecond,
-    Count,
-    DollarsPerHour,
-    DurationNs,
-    FlopsPerSecond,
-)
-
-_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-Positive = Annotated[int, Field(ge=1, strict=True)]
-Fraction01 = Annotated[float, Field(gt=0, le=1)]
-Precision = Literal["fp64", "fp32", "bf16", "fp16"]
-PRECISION_BYTES: dict[Precision, int] = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
+from scenarios.hardware import CONFIG, Positive
+from scenarios.hardware import PRECISION_BYTES as PRECISION_BYTES
+from scenarios.hardware import Cluster as Cluster
+from scenarios.hardware import Device as Device
+from scenarios.hardware import Efficiency as Efficiency
+from scenarios.hardware import Link as Link
+from scenarios.hardware import Precision as Precision
+from scenarios.units import Bytes, Count, DurationNs
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Model:
     """A Transformer as a stack of equal layers between an embedding and a head."""
 
@@ -71,119 +65,35 @@ class Model:
         return self.family == "gpt"
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
-class Efficiency:
-    """What a device reaches of its peaks with a given software: fitted by `pipetwin calibrate`."""
-
-    matmul_max: Fraction01 = 0.75
-    """Fraction of the matmul peak that very large products reach."""
-    matmul_half_dimension: Annotated[float, Field(ge=0)] = 150.0
-    """Size in elements of any one dimension (m, k, n) at which it halves the efficiency."""
-    memory: Fraction01 = 0.8
-    """Fraction of the memory bandwidth that memory-bound operations reach."""
-    attention_memory: Fraction01 = 0.8
-    """Fraction of the memory bandwidth that the kernels of unfused attention reach, through which
-    the scores pass several times."""
-    launch: DurationNs = 4_000
-    """Fixed time of every kernel."""
-    layer_overhead: DurationNs = 0
-    """Host time of one layer's forward or backward pass: a floor under the time of its kernels,
-    which the host launches one by one."""
-    optimizer_bandwidth: Fraction01 = 0.8
-    """Fraction of the memory bandwidth that the optimizer step reaches."""
-    data_loading: DurationNs = 0
-    """Time to get one microbatch's tokens on the first stage, and its targets on the last."""
-    message_overhead: DurationNs = 0
-    """For `p2p: blocking`: fixed time of each exchange of messages, in which the host waits for the
-    device and then fills its queue anew."""
-    collective_launch: DurationNs = 0
-    """Fixed time of every collective, beside the latency of its steps."""
-    overlap_slowdown: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """What passes lose to a reduction of gradients that runs beside them, as a fraction of the time
-    for which they overlap: both need the device's processors and memory."""
-    iteration_overhead: DurationNs = 0
-    """Fixed time of every iteration on the host: logging, schedulers, Python."""
-    source: str = "default: typical of tuned kernels, not measured"
-    """Where these numbers come from."""
+Slices = Positive | tuple[Positive, ...] | Literal["optimal"] | None
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
-class Device:
-    """One accelerator, or one CPU core used as one."""
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class MicrobatchGroup:
+    """Equal microbatches in a row, in a plan whose microbatches are not all equal."""
 
-    name: str
-    """What tables and reports call it."""
-    kind: Literal["gpu", "cpu"] = "gpu"
-    """`gpu`: CUDA and NCCL execute it; `cpu`: one core, gloo or shared memory."""
-    memory: Bytes
-    """Memory of one device."""
-    memory_bandwidth: BytesPerSecond
-    """Peak bandwidth of that memory."""
-    matmul_peak: dict[Precision, FlopsPerSecond]
-    """Dense matmul peak by precision, without sparsity."""
-    reserved_memory: Bytes = 0
-    """Memory that the driver, context and communicators take before the first tensor."""
-    efficiency: Efficiency = field(default_factory=Efficiency)
-    """What of these peaks is reached."""
-    source: str = ""
-    """Where the peaks come from."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
-class Link:
-    """A connection with a fixed latency and a bandwidth in each direction."""
-
-    bandwidth: BytesPerSecond
-    """Bandwidth per direction: per device within a node, per NIC between nodes."""
-    latency: DurationNs
-    """Time from the first byte sent to the first byte received."""
-    efficiency: Fraction01 = 0.8
-    """Fraction of the bandwidth that large collectives reach."""
-    message_share: Fraction01 = 1.0
-    """Of what collectives reach, the fraction that one large message between two devices does:
-    below 1 where the library gives it fewer channels."""
-    source: str = ""
-    """Where these numbers come from."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
-class Cluster:
-    """Equal nodes of equal devices."""
-
-    name: str = "cluster"
-    """What tables and reports call it."""
-    nodes: Positive = 1
-    """Number of nodes."""
-    devices_per_node: Positive
-    """Devices in each node."""
-    device: Device
-    """The device."""
-    intra_node: Link
-    """What joins the devices of one node (NVLink, PCIe, shared memory); bandwidth per device."""
-    inter_node: Link
-    """What joins the nodes; bandwidth per NIC."""
-    nics_per_node: Positive = 1
-    """NICs in each node: equal to `devices_per_node` where every device has its own."""
-    oversubscription: Annotated[float, Field(ge=1)] = 1.0
-    """How many times more NIC bandwidth hangs below the fabric than it carries; 1 is full
-    bisection."""
-    price_per_device_hour: DollarsPerHour | None = None
-    """What one device costs for one hour."""
-    source: str = ""
-    """Where these numbers come from."""
+    microbatches: Positive = 1
+    """How many they are."""
+    micro_batch: Positive = 1
+    """Sequences in each of them."""
+    slices: Positive | tuple[Positive, ...] | None = None
+    """Token slices of each: how many even ones, or the tokens of each; whole unless given."""
 
     @property
-    def num_devices(self) -> int:
-        """Devices in all."""
-        return self.nodes * self.devices_per_node
+    def num_slices(self) -> int:
+        """Slices of each microbatch."""
+        if self.slices is None:
+            return 1
+        return self.slices if isinstance(self.slices, int) else len(self.slices)
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Plan:
     """How the model is laid over the devices, and in which order the pipeline runs."""
 
-    schedule: Literal["gpipe", "1f1b", "interleaved", "given"] = "1f1b"
+    schedule: Literal["gpipe", "1f1b", "interleaved", "terapipe", "given"] = "1f1b"
     """Pipeline schedule; `interleaved` is 1F1B with `chunks` stages a rank (Megatron-LM's order);
+    `terapipe` runs all forward passes, then all backward passes in exactly the reverse order;
     `given` is the order in `schedule_file` or `schedule_order`."""
     schedule_file: str | None = None
     """For `given`: a CSV of actions in torch.distributed.pipelining's notation, a row a rank."""
@@ -207,6 +117,13 @@ class Plan:
     """Microbatches a pipeline runs in one iteration; from `global_batch` unless given."""
     global_batch: Positive | None = None
     """Sequences in one iteration over all replicas; from `microbatches` unless given."""
+    slices: Slices = None
+    """Token slices of each microbatch (TeraPipe, arXiv 2102.07988): how many even ones, or the
+    tokens of each, as `[704, 688, 656]`; whole unless given. `optimal`: those that the search
+    finds for the scenario before anything is simulated or run."""
+    microbatch_groups: tuple[MicrobatchGroup, ...] | None = None
+    """Microbatches of different sizes or slicings, in order, instead of `micro_batch`,
+    `microbatches` and `slices`."""
     layers_per_stage: tuple[Positive, ...] | None = None
     """Layers of each stage; an even split unless given."""
     precision: Precision = "fp16"
@@ -286,6 +203,8 @@ class Plan:
     @property
     def num_microbatches(self) -> int:
         """Microbatches a pipeline runs in one iteration, resolved."""
+        if self.microbatch_groups is not None:
+            return sum(group.microbatches for group in self.microbatch_groups)
         if self.microbatches is not None:
             return self.microbatches
         if self.global_batch is not None:
@@ -295,7 +214,51 @@ class Plan:
     @property
     def num_sequences(self) -> int:
         """Sequences in one iteration over all replicas, resolved."""
-        return self.num_microbatches * self.micro_batch * self.data
+        return self.data * sum(g.microbatches * g.micro_batch for g in self.groups)
+
+    @cached_property
+    def groups(self) -> tuple[MicrobatchGroup, ...]:
+        """The microbatches of one iteration in runs of equal ones, resolved.
+
+        Raises ValueError where `slices` is still `optimal`.
+        """
+        if self.microbatch_groups is not None:
+            return self.microbatch_groups
+        if self.slices == "optimal":
+            raise ValueError("plan.slices is `optimal`: the search has to find them first")
+        return (
+            MicrobatchGroup(
+                microbatches=self.num_microbatches,
+                micro_batch=self.micro_batch,
+                slices=self.slices,
+            ),
+        )
+
+    @cached_property
+    def variants(self) -> tuple[int, ...]:
+        """Of each microbatch, which of the distinct (size, slicing) it has: 0 for the first."""
+        kinds: dict[tuple[int, object], int] = {}
+        found: list[int] = []
+        for group in self.groups:
+            kind = kinds.setdefault((group.micro_batch, group.slices), len(kinds))
+            found += [kind] * group.microbatches
+        return tuple(found)
+
+    @cached_property
+    def variant_groups(self) -> tuple[MicrobatchGroup, ...]:
+        """The first group of each variant."""
+        found: dict[tuple[int, object], MicrobatchGroup] = {}
+        for group in self.groups:
+            found.setdefault((group.micro_batch, group.slices), group)
+        return tuple(found.values())
+
+    def group_of(self, microbatch: int) -> MicrobatchGroup:
+        """The size and slicing of a microbatch (its `microbatches` is its run's length)."""
+        for group in self.groups:
+            if microbatch < group.microbatches:
+                return group
+            microbatch -= group.microbatches
+        raise IndexError(f"the plan has {self.num_microbatches} microbatches")
 
     @property
     def keeps_master_weights(self) -> bool:
@@ -310,7 +273,7 @@ class Plan:
         return self.gradient_precision if self.gradient_precision is not None else self.precision
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Training:
     """The whole training run, for days and money."""
 
@@ -318,7 +281,7 @@ class Training:
     """Tokens to train on."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class StageCosts:
     """Times of one stage's actions, where they differ from the others'."""
 
@@ -338,7 +301,7 @@ class StageCosts:
     """Memory of one microbatch's activations between forward and backward."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class GivenCosts(StageCosts):
     """Times given outright: the scenario then needs no model and no cluster."""
 
@@ -348,7 +311,7 @@ class GivenCosts(StageCosts):
     """A stage's own times, by stage number; what it leaves out is as above."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Execution:
     """How `pipetwin run` executes the scenario; the simulator does not read it."""
 
@@ -367,7 +330,7 @@ class Execution:
     """Longest wait for any one message before the run is stopped."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Scenario:
     """Model x cluster x plan (x training): the only input of everything."""
 

@@ -99,11 +99,13 @@ def without_collector() -> Iterator[None]:
 def _predict(scenario: Scenario, profile: Profile | None, draws: int, seed: int) -> Prediction:
     program = build_program(scenario)
     costs = cost_table(scenario, program, profile)
-    parts: dict[tuple[str, int, int], Mapping[str, int]] = {
-        (key.kind.value, key.stage, key.slice_index): {str(k): v for k, v in cost.parts.items()}
+    parts: dict[tuple[str, int, int, int], Mapping[str, int]] = {
+        (key.kind.value, key.stage, key.slice_index, key.variant): {
+            str(k): v for k, v in cost.parts.items()
+        }
         for key, cost in costs.costs.items()
     }
-    timeline = replace(simulate(program, costs), parts=parts)
+    timeline = replace(simulate(program, costs), parts=parts, variants=costs.variants)
     model = memory_model(scenario, program)
     spread = None
     if draws and profile is not None and profile.ratios:

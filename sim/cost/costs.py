@@ -73,12 +73,14 @@ class Costs(Protocol):
 
 
 class CostKey(NamedTuple):
-    """What a cost depends on: never the microbatch."""
+    """What a cost depends on: of the microbatch only its size and slicing (its variant in
+    `Plan.variants`)."""
 
     kind: Kind
     stage: int
     slice_index: int = 0
     pipe: int = 0
+    variant: int = 0
 
 
 _FREE = Cost(duration_ns=0, parts={})
@@ -87,20 +89,21 @@ _AT_ONCE = Transfer(occupancy_ns=0, latency_ns=0, resources=(), payload_bytes=0)
 
 @dataclass(frozen=True, kw_only=True)
 class CostTable:
-    """Costs by (kind, stage, slice, pipe); what is not listed is free.
+    """Costs by (kind, stage, slice, pipe, variant); what is not listed is free.
 
+    variants: of each microbatch its variant; empty where they are all alike.
     assumed: (what, share of the compute time) for each cost taken outside the range in which its
     model was measured, for the reader.
     """
 
     costs: Mapping[CostKey, Cost]
     transfers: Mapping[CostKey, Transfer] = field(default_factory=dict)
+    variants: tuple[int, ...] = ()
     assumed: tuple[tuple[str, float], ...] = ()
 
     def cost(self, action: Action) -> Cost:
         """Duration and parts of an action."""
-        kind, stage, _, slice_index, pipe = action
-        return self.costs.get(CostKey(kind, stage, slice_index, pipe), _FREE)
+        return self.costs.get(self._key(action), _FREE)
 
     def duration_ns(self, action: Action) -> int:
         """See Costs."""
@@ -112,8 +115,13 @@ class CostTable:
 
     def transfer(self, message: Action) -> Transfer:
         """See Costs."""
-        kind, stage, _, slice_index, pipe = message
-        return self.transfers.get(CostKey(kind, stage, slice_index, pipe), _AT_ONCE)
+        return self.transfers.get(self._key(message), _AT_ONCE)
+
+    def _key(self, action: Action) -> CostKey:
+        kind, stage, microbatch, slice_index, pipe = action
+        if self.variants and microbatch is not None and kind is not Kind.EXCHANGE:
+            return CostKey(kind, stage, slice_index, pipe, self.variants[microbatch])
+        return CostKey(kind, stage, slice_index, pipe)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scenarios.schema import GivenCosts, Scenario, StageCosts
+from scenarios.schema import GivenCosts, MicrobatchGroup, Plan, Scenario, StageCosts
 from sim.cost.costs import Cost, CostKey, CostTable, Transfer
 from sim.schedule.actions import COMPUTE, SENDS, Kind
 from sim.schedule.lowering import Program
@@ -13,12 +13,14 @@ def given_table(scenario: Scenario, program: Program) -> CostTable:
     """The cost table of a scenario's `costs`.
 
     General times are a rank's, which its stages share evenly (its chunks); a stage's own are its
-    own. Slices share a time evenly. The whole backward pass is the stage's `backward`, else the sum
-    of its halves, else the general ones in the same order. Where the schedule splits what is given
-    whole, a half not given is the rest, and without either half both are half of it; where only
-    `forward` is given, the backward pass takes twice as long: both are listed in `assumed`.
-    Messages take `send` on a link of their own for each directed pair of ranks; the optimizer step
-    is the rank's `optimizer`; what is not given is free.
+    own. Slices share a time by their tokens (evenly where only their number is given), and unequal
+    microbatches have times in proportion to their sequences, the times given being those of one of
+    `plan.micro_batch` (of one sequence, where the plan has groups). The whole backward pass is the
+    stage's `backward`, else the sum of its halves, else the general ones in the same order. Where
+    the schedule splits what is given whole, a half not given is the rest, and without either half
+    both are half of it; where only `forward` is given, the backward pass takes twice as long: both
+    are listed in `assumed`. Messages take `send` on a link of their own for each directed pair of
+    ranks; the optimizer step is the rank's `optimizer`; what is not given is free.
     """
     costs = scenario.costs
     if costs is None:
@@ -27,29 +29,44 @@ def given_table(scenario: Scenario, program: Program) -> CostTable:
     table: dict[CostKey, Cost] = {}
     transfers: dict[CostKey, Transfer] = {}
     assumed: dict[str, float] = {}
-    for key in sorted({(a.kind, a.stage, a.slice_index, a.pipe) for a in schedule.actions}):
-        kind, stage, _, pipe = key
-        amount, note = _pass_ns(costs, kind, stage, _stages_beside(schedule, stage, pipe))
-        table[CostKey(*key)] = _cost(amount / schedule.num_slices)
-        if note:
-            assumed[note] = assumed.get(note, 0.0) + amount
-    for step in (step for rank in program.steps for step in rank):
-        for action in step:
-            if action.kind in SENDS:
-                own = costs.stages.get(action.stage)
-                send = own.send if own is not None and own.send is not None else costs.send
-                where = CostKey(action.kind, action.stage, action.slice_index, action.pipe)
-                transfers[where] = _transfer(schedule, where, send or 0)
-            elif action.kind is Kind.OPTIMIZER:
-                step_ns = _optimizer_ns(costs, schedule.stages_of(action.stage))
-                table[CostKey(Kind.OPTIMIZER, action.stage)] = _cost(step_ns)
+    plan = scenario.plan
+    groups = plan.variant_groups
+    variants = plan.variants if len(groups) > 1 else ()
+    for action in program.distinct_in(variants):
+        kind, stage, microbatch, index, pipe = action
+        variant = variants[microbatch] if variants and microbatch is not None else 0
+        key = CostKey(kind, stage, index, pipe, variant)
+        if kind in COMPUTE:
+            amount, note = _pass_ns(costs, kind, stage, _stages_beside(schedule, stage, pipe))
+            amount = _of_slice(amount, groups[variant], index, plan)
+            table[key] = _cost(amount)
+            if note:
+                assumed[note] = assumed.get(note, 0.0) + amount
+        elif kind in SENDS:
+            own = costs.stages.get(stage)
+            send = own.send if own is not None and own.send is not None else costs.send
+            amount = _of_slice(send or 0, groups[variant], index, plan)
+            transfers[key] = _transfer(schedule, key, round(amount))
+        elif kind is Kind.OPTIMIZER:
+            step_ns = _optimizer_ns(costs, schedule.stages_of(stage))
+            table[CostKey(Kind.OPTIMIZER, stage)] = _cost(step_ns)
     total = sum(c.duration_ns for k, c in table.items() if k.kind in COMPUTE) or 1
-    shares = ((what, amount / schedule.num_slices / total) for what, amount in assumed.items())
+    shares = ((what, amount / total) for what, amount in assumed.items())
     return CostTable(
         costs=table,
         transfers=transfers,
+        variants=variants,
         assumed=tuple((what, min(share, 1.0)) for what, share in shares),
     )
+
+
+def _of_slice(amount: float, group: MicrobatchGroup, index: int, plan: Plan) -> float:
+    """A microbatch's time or size as its slice and its number of sequences share it."""
+    if plan.microbatch_groups is not None:
+        amount *= group.micro_batch
+    if isinstance(group.slices, tuple):
+        return amount * group.slices[index] / sum(group.slices)
+    return amount / group.num_slices
 
 
 def _cost(amount: float) -> Cost:
@@ -116,7 +133,7 @@ def _transfer(schedule: Schedule, key: CostKey, send_ns: int) -> Transfer:
     source = schedule.rank_of(key.stage, key.pipe)
     target = schedule.rank_of(key.stage + step, key.pipe)
     return Transfer(
-        occupancy_ns=round(send_ns / schedule.num_slices),
+        occupancy_ns=send_ns,
         latency_ns=0,
         resources=(source * schedule.num_ranks + target,),
         payload_bytes=0,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from scenarios.schema import PRECISION_BYTES, Cluster, Model, Plan, Scenario
+from scenarios.schema import PRECISION_BYTES, Cluster, MicrobatchGroup, Model, Plan, Scenario
 from sim.cost.collectives import (
     Group,
     all_gather_ns,
@@ -72,6 +72,22 @@ def setup_of(scenario: Scenario, cluster: Cluster | None = None) -> Setup:
             f"scenario {scenario.name} has no {missing}: give one, or give `costs` outright"
         )
     return Setup(scenario=scenario, model=scenario.model, cluster=where, plan=scenario.plan)
+
+
+def setup_in(setup: Setup, group: MicrobatchGroup) -> Setup:
+    """The setup of a plan all of whose microbatches are like a group's, whole."""
+    plan = setup.plan
+    if plan.microbatch_groups is None and plan.slices is None:
+        return setup
+    plan = replace(
+        plan,
+        micro_batch=group.micro_batch,
+        microbatches=plan.num_microbatches,
+        global_batch=None,
+        slices=None,
+        microbatch_groups=None,
+    )
+    return replace(setup, scenario=replace(setup.scenario, plan=plan), plan=plan)
 
 
 def part_times(setup: Setup, tokens: int, context: int) -> PartTimes:

@@ -7,6 +7,7 @@ by shape; else the device and link models, with a profile's fitted parameters wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from scenarios.schema import PRECISION_BYTES, Scenario
 from sim.cost.costs import Cost, CostKey, CostTable, Transfer
@@ -27,6 +28,7 @@ from sim.cost.modelled import (
     optimizer_step,
     parameters_summed,
     part_times,
+    setup_in,
     setup_of,
     stage_times,
     tied_reduction,
@@ -37,7 +39,7 @@ from sim.schedule.actions import COMPUTE, SENDS, Action, Kind
 from sim.schedule.lowering import Program, partner, tied_ranks
 from sim.workload.memory import rank_parameters, stage_parameters
 from sim.workload.parameters import token_table_parameters
-from sim.workload.partition import StagePart, partition, slices_of
+from sim.workload.partition import Piece, StagePart, group_pieces, partition
 
 _PASS_OF: dict[Kind, Pass] = {
     Kind.FORWARD: "forward",
@@ -62,7 +64,18 @@ def cost_table(
     if profile is not None:
         setup = setup_of(scenario, fitted_cluster(setup.cluster, profile.efficiency))
     parts = partition(scenario, program.schedule.num_stages)
-    costs, last_times, assumed = _passes(setup, program, profile, parts)
+    groups = setup.plan.variant_groups
+    pieces = [group_pieces(group, setup.model.sequence) for group in groups]
+    setups = [setup_in(setup, group) for group in groups]
+    variants = setup.plan.variants if len(groups) > 1 else ()
+    distinct = program.distinct_in(variants) if variants else program.distinct
+    passes = _Passes(setups=setups, pieces=pieces, profile=profile, parts=parts)
+    for action in sorted(a for a in distinct if a.kind in COMPUTE):
+        passes.add(action, variants[action.microbatch or 0] if variants else 0)
+    costs, assumed = passes.costs, passes.assumed
+    last = program.schedule.orders[0][-1]
+    last_variant = variants[last.microbatch or 0] if variants else 0
+    last_times = passes.times_of(last_variant, last.slice_index)[0]
     transfers: dict[CostKey, Transfer] = {}
     if profile is not None and profile.times and setup.plan.clip_gradients:
         assumed = (*assumed, ("gradient norm: not measured, device model as it is", 0.0))
@@ -71,10 +84,13 @@ def cost_table(
     held = [[parts[s] for s in schedule.stages_of(rank)] for rank in range(schedule.num_ranks)]
     # All ranks meet for the norm, so that the one with most to read decides for all.
     most = max(rank_parameters(own, scenario) for own in held)
-    for action in program.distinct:
+    for action in distinct:
         key = CostKey(action.kind, action.stage)
         if action.kind in SENDS:
-            _add_message(setup, program, profile, action, costs, transfers)
+            variant = variants[action.microbatch or 0] if variants else 0
+            tokens = pieces[variant][action.slice_index].tokens
+            sent = _Message(setups[variant], program, profile, action, tokens, variant)
+            _add_message(sent, costs, transfers)
         elif action.kind is Kind.REDUCE_GRADIENTS:
             part = parts[action.stage]
             costs[key] = gradient_reduction(setup, part, last_times, split=split)
@@ -90,70 +106,96 @@ def cost_table(
     if program.mode != "overlapped" and setup.cluster.device.efficiency.message_overhead:
         for rank in range(program.num_ranks):
             costs[CostKey(Kind.EXCHANGE, rank)] = rounded(exchange(setup))
-    return CostTable(costs=costs, transfers=transfers, assumed=assumed)
+    return CostTable(costs=costs, transfers=transfers, variants=variants, assumed=assumed)
 
 
-def _passes(
-    setup: Setup, program: Program, profile: Profile | None, parts: tuple[StagePart, ...]
-) -> tuple[dict[CostKey, Cost], PartTimes, tuple[tuple[str, float], ...]]:
-    """Costs of all passes through stages, the times of the parts in a stage's last backward pass,
-    and each assumption's share of the passes' time."""
-    schedule = program.schedule
-    passes_of = [a for a in program.distinct if a.kind in COMPUTE]
-    kinds = sorted((a.kind, a.slice_index, a.stage, a.pipe) for a in passes_of)
-    costs: dict[CostKey, Cost] = {}
-    shares: dict[str, float] = {}
-    last_times: PartTimes = {}
-    shards = setup.plan.sharding == "full" and setup.plan.data > 1
-    for index, (context, tokens) in enumerate(slices_of(setup.model.sequence, schedule.num_slices)):
-        assumed: dict[tuple[Part, Pass], str] = {}
-        if profile is None:
-            times: PartTimes = part_times(setup, tokens, context)
-        else:
-            times, assumed = profiled_part_times(setup, profile, tokens, context)
-        # Backward passes go from the last slice to the first.
-        last_times = last_times or times
-        loading = float(setup.cluster.device.efficiency.data_loading) if index == 0 else 0.0
-        cache: dict[tuple[int, bool, bool], dict[Pass, Cost]] = {}
-        for kind, slice_index, stage, pipe in kinds:
-            if slice_index != index:
-                continue
-            part, name = parts[stage], _PASS_OF[kind]
-            content = (part.num_layers, part.embedding, part.head)
-            if content not in cache:
-                passes = stage_times(part, times, loading)
-                if shards:
-                    passes = sharded_times(setup, part, times, passes)
-                cache[content] = {n: rounded(p) for n, p in passes.items()}
-            costs[CostKey(kind, stage, slice_index, pipe)] = cache[content][name]
-            counts: dict[Part, int] = {
-                "layer": part.num_layers,
-                "embedding": int(part.embedding),
-                "head": int(part.head),
-            }
-            for which, count in counts.items():
-                if count and (which, name) in assumed:
-                    amount = count * total_ns(times[which][name])
-                    text = assumed[which, name]
-                    shares[text] = shares.get(text, 0.0) + amount
-    total = sum(cost.duration_ns for cost in costs.values()) or 1
-    return costs, last_times, tuple((what, amount / total) for what, amount in shares.items())
+class _Passes:
+    """Costs of passes as they are asked for, with what is common to several made once."""
+
+    def __init__(
+        self,
+        *,
+        setups: Sequence[Setup],
+        pieces: Sequence[Sequence[Piece]],
+        profile: Profile | None,
+        parts: tuple[StagePart, ...],
+    ) -> None:
+        """setups, pieces: by variant."""
+        self.setups, self.pieces = setups, pieces
+        self.profile, self.parts = profile, parts
+        plan = setups[0].plan
+        self.shards = plan.sharding == "full" and plan.data > 1
+        self.costs: dict[CostKey, Cost] = {}
+        self.shares: dict[str, float] = {}
+        self._times: dict[tuple[int, int], tuple[PartTimes, dict[tuple[Part, Pass], str]]] = {}
+        self._passes: dict[tuple[int, int, int, bool, bool], dict[Pass, Cost]] = {}
+
+    def times_of(
+        self, variant: int, slice_index: int
+    ) -> tuple[PartTimes, dict[tuple[Part, Pass], str]]:
+        """Times of the parts in a slice, and what had to be assumed for them."""
+        key = (variant, slice_index)
+        if key not in self._times:
+            setup = self.setups[variant]
+            _, context, tokens = self.pieces[variant][slice_index]
+            if self.profile is None:
+                self._times[key] = (part_times(setup, tokens, context), {})
+            else:
+                self._times[key] = profiled_part_times(setup, self.profile, tokens, context)
+        return self._times[key]
+
+    def add(self, action: Action, variant: int) -> None:
+        """Enter the cost of a pass."""
+        kind, stage, _, slice_index, pipe = action
+        part, name, setup = self.parts[stage], _PASS_OF[kind], self.setups[variant]
+        times, assumed = self.times_of(variant, slice_index)
+        content = (variant, slice_index, part.num_layers, part.embedding, part.head)
+        if content not in self._passes:
+            device = setup.cluster.device
+            loading = float(device.efficiency.data_loading) if slice_index == 0 else 0.0
+            passes = stage_times(part, times, loading)
+            if self.shards:
+                passes = sharded_times(setup, part, times, passes)
+            self._passes[content] = {n: rounded(p) for n, p in passes.items()}
+        self.costs[CostKey(kind, stage, slice_index, pipe, variant)] = self._passes[content][name]
+        counts: dict[Part, int] = {
+            "layer": part.num_layers,
+            "embedding": int(part.embedding),
+            "head": int(part.head),
+        }
+        for which, count in counts.items():
+            if count and (which, name) in assumed:
+                amount = count * total_ns(times[which][name])
+                text = assumed[which, name]
+                self.shares[text] = self.shares.get(text, 0.0) + amount
+
+    @property
+    def assumed(self) -> tuple[tuple[str, float], ...]:
+        """Each assumption's share of the time of the passes added."""
+        total = sum(cost.duration_ns for cost in self.costs.values()) or 1
+        return tuple((what, amount / total) for what, amount in self.shares.items())
+
+
+class _Message(NamedTuple):
+    """A message to be costed: of `tokens` a sequence, in a setup with its microbatch's size."""
+
+    setup: Setup
+    program: Program
+    profile: Profile | None
+    action: Action
+    tokens: int
+    variant: int
 
 
 def _add_message(
-    setup: Setup,
-    program: Program,
-    profile: Profile | None,
-    action: Action,
-    costs: dict[CostKey, Cost],
-    transfers: dict[CostKey, Transfer],
+    sent: _Message, costs: dict[CostKey, Cost], transfers: dict[CostKey, Transfer]
 ) -> None:
+    setup, program, profile, action, tokens, variant = sent
     schedule, receive = program.schedule, partner(action)
-    key = CostKey(action.kind, action.stage, action.slice_index, action.pipe)
-    receive_key = CostKey(receive.kind, receive.stage, receive.slice_index, receive.pipe)
+    key = CostKey(action.kind, action.stage, action.slice_index, action.pipe, variant)
+    receive_key = CostKey(receive.kind, receive.stage, receive.slice_index, receive.pipe, variant)
     source = schedule.rank_of(action.stage, action.pipe)
     target = schedule.rank_of(receive.stage, receive.pipe)
-    _, tokens = slices_of(setup.model.sequence, schedule.num_slices)[action.slice_index]
     transfer, post, unpack = message(setup, source, target, tokens)
     if profile is not None:
         rows = setup.plan.micro_batch * tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scenarios.schema import Scenario
 from sim.schedule.checks import ScheduleError, check
-from sim.schedule.generators import gpipe, interleaved, one_forward_one_backward
+from sim.schedule.generators import gpipe, interleaved, one_forward_one_backward, terapipe
 from sim.schedule.lowering import Flush, Program, lower
 from sim.schedule.schedule import Schedule
 from sim.schedule.torch_csv import parse_csv
@@ -16,10 +16,14 @@ def build_schedule(scenario: Scenario) -> Schedule:
     Raises ScheduleError where a given order is wrong, or was made for other sizes.
     """
     plan = scenario.plan
+    ranks, microbatches = plan.pipeline, plan.num_microbatches
+    slices = [group.num_slices for group in plan.groups for _ in range(group.microbatches)]
     if plan.schedule == "gpipe":
-        return gpipe(plan.pipeline, plan.num_microbatches, backward=plan.gpipe_backward)
+        return gpipe(ranks, microbatches, slices=slices, backward=plan.gpipe_backward)
     if plan.schedule == "1f1b":
-        return one_forward_one_backward(plan.pipeline, plan.num_microbatches)
+        return one_forward_one_backward(ranks, microbatches, slices=slices)
+    if plan.schedule == "terapipe":
+        return terapipe(ranks, microbatches, slices=slices)
     if plan.schedule == "interleaved":
         return interleaved(plan.pipeline, plan.num_microbatches, plan.chunks)
     assert plan.schedule_order is not None, "scenarios.rules asks for it"
@@ -35,6 +39,16 @@ def build_schedule(scenario: Scenario) -> Schedule:
             f"{plan.schedule_file or 'plan.schedule_order'}: is for {schedule.num_stages} stages, "
             f"but pipeline x chunks is {stages}"
         )
+    found = [0] * microbatches
+    for action in schedule.actions:
+        if action.microbatch is not None:
+            found[action.microbatch] = max(found[action.microbatch], action.slice_index + 1)
+    for microbatch, (has, asked) in enumerate(zip(found, slices, strict=True)):
+        if has != asked:
+            raise ScheduleError(
+                f"{plan.schedule_file or 'plan.schedule_order'}: cuts microbatch {microbatch} into "
+                f"{has} slices, but the plan into {asked}; `slices: {has}` would work"
+            )
     check(schedule)
     return schedule
 

@@ -1,12 +1,16 @@
 """The orders of the known schedules, from their rules.
 
 Sources: GPipe (arXiv 1811.06965); 1F1B, also called PipeDream-Flush (arXiv 2104.04473, section
-2.2.1); interleaved 1F1B (the same, section 2.2.2, in the order of Megatron-LM's code).
+2.2.1); interleaved 1F1B (the same, section 2.2.2, in the order of Megatron-LM's code); TeraPipe
+(arXiv 2102.07988); 1F1B over token slices (Seq1F1B, arXiv 2406.03488).
+
+`slices` is how many token slices each microbatch has: one number a microbatch, or one for all. The
+slices of a microbatch go forward in order, and backward in the reverse order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -15,35 +19,69 @@ from sim.schedule.schedule import Schedule, looped_placement
 
 
 def gpipe(
-    num_ranks: int, num_microbatches: int, *, backward: Literal["same", "reversed"] = "same"
+    num_ranks: int,
+    num_microbatches: int,
+    *,
+    slices: int | Sequence[int] = 1,
+    backward: Literal["same", "reversed"] = "same",
 ) -> Schedule:
-    """Every forward pass, then every backward pass.
+    """Every forward pass, then every backward pass, microbatches in the same or reversed order.
 
-    Bubble (p - 1)(f + b) with free messages; in flight at every rank: m microbatches.
+    Bubble (p - 1)(f + b) with free messages, f and b those of the largest slice; in flight at every
+    rank: all slices of m microbatches.
     """
-    _check(num_ranks, num_microbatches)
+    counts = _slice_counts(num_ranks, num_microbatches, slices)
     backwards = range(num_microbatches)
     if backward == "reversed":
         backwards = backwards[::-1]
     orders = tuple(
-        tuple(Action(Kind.FORWARD, rank, i) for i in range(num_microbatches))
-        + tuple(Action(Kind.BACKWARD, rank, i) for i in backwards)
+        tuple(
+            Action(Kind.FORWARD, rank, i, j)
+            for i in range(num_microbatches)
+            for j in range(counts[i])
+        )
+        + tuple(
+            Action(Kind.BACKWARD, rank, i, j) for i in backwards for j in reversed(range(counts[i]))
+        )
         for rank in range(num_ranks)
     )
     return Schedule(name="gpipe", orders=orders, placement=looped_placement(num_ranks, num_ranks))
 
 
-def one_forward_one_backward(num_ranks: int, num_microbatches: int) -> Schedule:
+def terapipe(num_ranks: int, num_microbatches: int, *, slices: int | Sequence[int] = 1) -> Schedule:
+    """All forward passes, microbatches and slices ascending, then exactly the reverse.
+
+    With free messages an iteration takes sum t + (p - 1) max t over all slices, t being a slice's
+    time forward and backward, where the same slice is the largest both ways (arXiv 2102.07988,
+    section 3.3); in flight at every rank: all slices of m microbatches.
+    """
+    found = gpipe(num_ranks, num_microbatches, slices=slices, backward="reversed")
+    return replace(found, name="terapipe")
+
+
+def one_forward_one_backward(
+    num_ranks: int, num_microbatches: int, *, slices: int | Sequence[int] = 1
+) -> Schedule:
     """min(p - 1 - r, m) forward passes to warm up, then pairs F B, then the remaining B.
 
-    Bubble (p - 1)(f + b) with free messages; in flight at rank r: min(m, p - r) microbatches.
+    Bubble (p - 1)(f + b) with free messages; in flight at rank r: min(m, p - r) microbatches. With
+    n slices a microbatch the same over slices: min(p - 1 - r + n - 1, m n) forward passes warm up
+    (the first backward pass is of a microbatch's last slice); in flight p - 1 - r + n slices.
     """
-    _check(num_ranks, num_microbatches)
+    counts = _slice_counts(num_ranks, num_microbatches, slices)
     orders = []
     for rank in range(num_ranks):
-        warm_up = min(num_ranks - 1 - rank, num_microbatches)
-        forwards = [Action(Kind.FORWARD, rank, i) for i in range(num_microbatches)]
-        backwards = [Action(Kind.BACKWARD, rank, i) for i in range(num_microbatches)]
+        forwards = [
+            Action(Kind.FORWARD, rank, i, j)
+            for i in range(num_microbatches)
+            for j in range(counts[i])
+        ]
+        backwards = [
+            Action(Kind.BACKWARD, rank, i, j)
+            for i in range(num_microbatches)
+            for j in reversed(range(counts[i]))
+        ]
+        warm_up = min(num_ranks - 1 - rank + max(counts) - 1, len(forwards))
         orders.append(tuple(interleave(forwards, backwards, warm_up)))
     return Schedule(
         name="1f1b", orders=tuple(orders), placement=looped_placement(num_ranks, num_ranks)
@@ -108,7 +146,22 @@ def interleave(forwards: list[Action], backwards: list[Action], warm_up: int) ->
 GENERATORS: dict[str, Callable[[int, int], Schedule]] = {
     "gpipe": gpipe,
     "1f1b": one_forward_one_backward,
+    "terapipe": terapipe,
 }
+
+
+def _slice_counts(
+    num_ranks: int, num_microbatches: int, slices: int | Sequence[int]
+) -> tuple[int, ...]:
+    """How many slices each microbatch has."""
+    _check(num_ranks, num_microbatches)
+    counts = (slices,) * num_microbatches if isinstance(slices, int) else tuple(slices)
+    if len(counts) != num_microbatches or min(counts) < 1:
+        raise ValueError(
+            f"{num_microbatches} microbatches need as many numbers of slices, each at least 1, "
+            f"not {list(counts)}"
+        )
+    return counts
 
 
 def _check(num_ranks: int, num_microbatches: int) -> None:

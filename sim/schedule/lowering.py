@@ -17,6 +17,7 @@ together and waited for together. Three ways to place messages:
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -70,13 +71,18 @@ class Program:
     @cached_property
     def distinct(self) -> tuple[Action, ...]:
         """The first action of each (kind, stage, slice, pipe): they cost the same for every
-        microbatch."""
-        found: dict[tuple[Kind, int, int, int], Action] = {}
+        microbatch of one size and slicing."""
+        return self.distinct_in(())
+
+    def distinct_in(self, variants: Sequence[int]) -> tuple[Action, ...]:
+        """The same for each variant, where `variants` tells every microbatch's."""
+        found: dict[tuple[Kind, int, int, int, int], Action] = {}
         for steps in self.steps:
             for step in steps:
                 for action in step:
-                    kind, stage, _, slice_index, pipe = action
-                    found.setdefault((kind, stage, slice_index, pipe), action)
+                    kind, stage, microbatch, slice_index, pipe = action
+                    variant = variants[microbatch] if variants and microbatch is not None else 0
+                    found.setdefault((kind, stage, slice_index, pipe, variant), action)
         return tuple(found.values())
 
 

@@ -178,11 +178,13 @@ def _divide_gap(breakdown: Counter[str], start: int, end: int, spans: Iterable[S
 
 def _add_parts(breakdown: Counter[str], span: Span, timeline: Timeline) -> None:
     """Count a compute span by its cost's categories, or by its kind where those are unknown."""
-    kind, stage, _, slice_index, _ = span.action
+    kind, stage, microbatch, slice_index, _ = span.action
     if kind in SENDS or kind in RECEIVES or kind is Kind.EXCHANGE:
         breakdown[MESSAGES] += span.duration_ns
         return
-    parts = timeline.parts.get((kind.value, stage, slice_index))
+    variants = timeline.variants
+    variant = variants[microbatch] if variants and microbatch is not None else 0
+    parts = timeline.parts.get((kind.value, stage, slice_index, variant))
     if parts and sum(parts.values()) == span.duration_ns:
         breakdown.update(parts)
     else:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from sim.schedule.actions import COMPUTE, Kind
+from sim.schedule.actions import COMPUTE, Action, Kind
 from sim.timeline.spans import Timeline
 
 
@@ -17,8 +17,12 @@ class MemorySource(Protocol):
         """Held all the time, by kind, as parameters or message_buffers."""
         ...
 
-    def activation_bytes(self, stage: int, slice_index: int) -> int:
-        """Held from the start of a forward pass to the end of its backward pass."""
+    def taken_bytes(self, action: Action) -> int:
+        """What a pass takes at its start and leaves to later ones: activations, keys and values."""
+        ...
+
+    def freed_bytes(self, action: Action) -> int:
+        """What a pass frees at its end, of what it or earlier ones took."""
         ...
 
     def working_bytes(self, stage: int, kind: Kind) -> int:
@@ -44,7 +48,8 @@ def memory_curves(timeline: Timeline, memory: MemorySource) -> tuple[MemoryCurve
     """Each rank's memory over the iteration.
 
     An activation lives from its forward pass's start to the end of B (or of W, where the backward
-    pass is split); working memory as long as its action; message buffers are held throughout.
+    pass is split), keys and values until slice 0's backward pass ends; working memory as long as
+    its action; message buffers are held throughout.
     Not modelled: the allocator's fragmentation and cached blocks.
     """
     curves = []
@@ -58,14 +63,11 @@ def memory_curves(timeline: Timeline, memory: MemorySource) -> tuple[MemoryCurve
                 changes[end] = changes.get(end, 0) - size
 
         for span in spans:
-            kind, stage, _, slice_index, _ = span.action
+            kind, stage = span.action.kind, span.action.stage
             if kind in COMPUTE and span.lane == "compute":
                 hold(span.start_ns, span.end_ns, memory.working_bytes(stage, kind))
-                size = memory.activation_bytes(stage, slice_index)
-                if kind is Kind.FORWARD:
-                    hold(span.start_ns, None, size)
-                elif kind in (Kind.BACKWARD, Kind.BACKWARD_WEIGHT):
-                    hold(span.end_ns, None, -size)
+                hold(span.start_ns, None, memory.taken_bytes(span.action))
+                hold(span.end_ns, None, -memory.freed_bytes(span.action))
             elif kind is Kind.OPTIMIZER and span.lane == "compute":
                 hold(span.start_ns, span.end_ns, memory.working_bytes(stage, kind))
         held = sum(static.values())

@@ -41,14 +41,16 @@ class Timeline:
     origin: `simulated` or `measured`.
     spans: in no particular order.
     parts: for a simulated timeline, the share of each action's cost by category (ns), keyed by
-    (kind, stage, slice): what the breakdown divides compute spans by.
+    (kind, stage, slice, variant): what the breakdown divides compute spans by.
+    variants: of each microbatch its variant (its size and slicing); empty where all are alike.
     metadata: who made it, when, with which versions; JSON values only.
     """
 
     origin: Literal["simulated", "measured"]
     num_ranks: int
     spans: tuple[Span, ...]
-    parts: Mapping[tuple[str, int, int], Mapping[str, int]] = field(default_factory=dict)
+    parts: Mapping[tuple[str, int, int, int], Mapping[str, int]] = field(default_factory=dict)
+    variants: tuple[int, ...] = ()
     metadata: Mapping[str, object] = field(default_factory=dict)
 
     @cached_property

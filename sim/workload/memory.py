@@ -8,10 +8,10 @@ sharding leaves on each replica: Rajbhandari et al. 2020, "ZeRO" (arXiv 1910.020
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from scenarios.schema import PRECISION_BYTES, Plan, Scenario
-from sim.schedule.actions import Kind
+from scenarios.schema import PRECISION_BYTES, MicrobatchGroup, Plan, Scenario
+from sim.schedule.actions import Action, Kind
 from sim.schedule.lowering import RECEIVE_WINDOW, Program
 from sim.schedule.schedule import Schedule
 from sim.workload.parameters import (
@@ -22,7 +22,7 @@ from sim.workload.parameters import (
     share,
     token_table_parameters,
 )
-from sim.workload.partition import StagePart, partition, slices_of
+from sim.workload.partition import Piece, StagePart, group_pieces, partition
 from sim.workload.transformer import (
     Setting,
     setting_of,
@@ -34,25 +34,60 @@ class MemoryModel:
     """Bytes of one pipeline (one tensor and data replica) by rank, stage and kind of action.
 
     static: per rank, what is held throughout, by kind.
-    activations: per stage, per slice, what a microbatch holds from F's start to B's end.
+    activations: per stage, variant and slice, what a microbatch holds from F's start to B's end.
+    caches: likewise, the keys and values that a slice holds from F's start to the end of slice 0's
+        backward pass, for the slices after it; their gradients take as much again from the
+        microbatch's first backward pass to its last.
+    variants: of each microbatch its variant (size and slicing); empty where all are alike.
     working: per stage, what a pass of a kind needs beside that while it runs.
     optimizer: per rank, what its optimizer step needs while it runs.
     """
 
     static: tuple[Mapping[str, int], ...]
-    activations: tuple[tuple[int, ...], ...]
+    activations: tuple[tuple[tuple[int, ...], ...], ...]
     working: tuple[Mapping[Kind, int], ...]
     optimizer: tuple[int, ...]
+    caches: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    variants: tuple[int, ...] = ()
 
     def static_bytes(self, rank: int) -> Mapping[str, int]:
         """What a rank holds throughout the iteration, by kind: parameters, gradients,
         master_weights, optimizer_state, message_buffers, reserved."""
         return self.static[rank]
 
-    def activation_bytes(self, stage: int, slice_index: int = 0) -> int:
+    def activation_bytes(self, stage: int, slice_index: int = 0, microbatch: int = 0) -> int:
         """What one microbatch's slice holds on a stage from the start of F to the end of B (of W,
         where the backward pass is split)."""
-        return self.activations[stage][slice_index]
+        return self.activations[stage][self._variant(microbatch)][slice_index]
+
+    def taken_bytes(self, action: Action) -> int:
+        """What a pass takes at its start and leaves to later ones."""
+        kind, stage, microbatch, index, _ = action
+        variant = self._variant(microbatch)
+        if kind is Kind.FORWARD:
+            return self.activations[stage][variant][index] + self._cached(stage, variant)[index]
+        last = index == len(self.activations[stage][variant]) - 1
+        if kind in (Kind.BACKWARD, Kind.BACKWARD_INPUT) and last:
+            return sum(self._cached(stage, variant))
+        return 0
+
+    def freed_bytes(self, action: Action) -> int:
+        """What a pass frees at its end, of what it or earlier ones took."""
+        kind, stage, microbatch, index, _ = action
+        variant = self._variant(microbatch)
+        freed = 0
+        if kind in (Kind.BACKWARD, Kind.BACKWARD_WEIGHT):
+            freed += self.activations[stage][variant][index]
+        if kind in (Kind.BACKWARD, Kind.BACKWARD_INPUT) and index == 0:
+            freed += 2 * sum(self._cached(stage, variant))
+        return freed
+
+    def _cached(self, stage: int, variant: int) -> tuple[int, ...]:
+        slices = self.activations[stage][variant]
+        return self.caches[stage][variant] if self.caches else (0,) * len(slices)
+
+    def _variant(self, microbatch: int | None) -> int:
+        return self.variants[microbatch] if self.variants and microbatch is not None else 0
 
     def working_bytes(self, stage: int, kind: Kind) -> int:
         """What an action needs only while it runs; for OPTIMIZER, `stage` numbers the rank, as it
@@ -66,8 +101,7 @@ def memory_model(scenario: Scenario, plan_of: Program | Schedule) -> MemoryModel
     With costs given outright only activations are known, and None is returned where not all stages
     have their size (`costs.activation`). With a model but no cluster nothing is reserved.
     Not modelled: fragmentation of the allocator; that W needs less than I where the backward pass
-    is split; keys and values of earlier slices living until slice 0's backward pass ends; a stage's
-    output kept after it was sent (Megatron-LM before 2022).
+    is split; a stage's output kept after it was sent (Megatron-LM before 2022).
     """
     schedule = plan_of.schedule if isinstance(plan_of, Program) else plan_of
     if scenario.costs is not None:
@@ -75,15 +109,21 @@ def memory_model(scenario: Scenario, plan_of: Program | Schedule) -> MemoryModel
     if scenario.model is None:
         return None
     parts = partition(scenario, schedule.num_stages)
+    groups = scenario.plan.variant_groups
     settings = tuple(
-        setting_of(scenario, tokens, context)
-        for context, tokens in slices_of(scenario.model.sequence, schedule.num_slices)
+        tuple(
+            replace(setting_of(scenario, tokens, context), micro_batch=micro_batch)
+            for micro_batch, context, tokens in group_pieces(group, scenario.model.sequence)
+        )
+        for group in groups
     )
+    every = tuple(setting for variant in settings for setting in variant)
     counts = tuple(
         rank_parameters([parts[stage] for stage in schedule.stages_of(rank)], scenario)
         for rank in _ranks(schedule)
     )
-    message = settings[0].element_bytes * settings[0].near_rows * settings[0].model.hidden
+    largest = max(every, key=lambda setting: setting.near_rows)
+    message = largest.element_bytes * largest.near_rows * largest.model.hidden
     # Receives posted ahead, and one send on its way, for each neighbour of a stage.
     posted = (RECEIVE_WINDOW if scenario.plan.p2p == "overlapped" else 1) + 1
     return MemoryModel(
@@ -91,17 +131,47 @@ def memory_model(scenario: Scenario, plan_of: Program | Schedule) -> MemoryModel
             {**_static(scenario, count), "message_buffers": message * posted * neighbours}
             for count, neighbours in zip(counts, _neighbours(schedule), strict=True)
         ),
-        activations=tuple(tuple(stage_activations(p, s) for s in settings) for p in parts),
-        working=tuple(_working(part, settings, scenario) for part in parts),
+        activations=tuple(_kept(part, settings) for part in parts),
+        working=tuple(_working(part, every, scenario) for part in parts),
         optimizer=tuple(_optimizer(scenario, count) for count in counts),
+        caches=tuple(
+            tuple(
+                tuple(part.num_layers * _cached(s, variant) for s in variant)
+                for variant in settings
+            )
+            for part in parts
+        ),
+        variants=scenario.plan.variants if len(groups) > 1 else (),
     )
+
+
+def _cached(setting: Setting, slices: Sequence[Setting]) -> int:
+    """Bytes of one layer's keys and values of a slice, where there are others to use them."""
+    if len(slices) == 1:
+        return 0
+    s = setting
+    return 2 * s.element_bytes * s.rows * share(s.model.hidden, s.tensor)
+
+
+def _kept(
+    part: StagePart, settings: tuple[tuple[Setting, ...], ...]
+) -> tuple[tuple[int, ...], ...]:
+    """What each variant's slices keep until their own backward pass: their keys and values, which
+    are among a layer's activations where nothing is recomputed, live longer and count apart."""
+    found = []
+    for slices in settings:
+        apart = 0 if slices[0].recomputation == "full" else part.num_layers
+        found.append(tuple(stage_activations(part, s) - apart * _cached(s, slices) for s in slices))
+    return tuple(found)
 
 
 def _given(scenario: Scenario, schedule: Schedule) -> MemoryModel | None:
     """Chunks and slices divide a rank's activations evenly, as they divide its times."""
     costs = scenario.costs
     assert costs is not None
-    sizes: list[tuple[int, ...]] = []
+    plan = scenario.plan
+    groups = plan.variant_groups
+    sizes: list[tuple[tuple[int, ...], ...]] = []
     for stage in range(schedule.num_stages):
         own = costs.stages.get(stage)
         size = own.activation if own is not None else None
@@ -109,14 +179,35 @@ def _given(scenario: Scenario, schedule: Schedule) -> MemoryModel | None:
             size = share(costs.activation, len(schedule.stages_of(schedule.rank_of(stage))))
         if size is None:
             return None
-        sizes.append((share(size, schedule.num_slices),) * schedule.num_slices)
+        sizes.append(
+            tuple(
+                tuple(
+                    share(size * piece.micro_batch * piece.tokens, whole * _unit(plan))
+                    for piece in slices
+                )
+                for whole, slices in (_by_tokens(group) for group in groups)
+            )
+        )
     reserved = scenario.cluster.device.reserved_memory if scenario.cluster is not None else 0
     return MemoryModel(
         static=tuple({"reserved": reserved} for _ in _ranks(schedule)),
         activations=tuple(sizes),
         working=tuple({} for _ in sizes),
         optimizer=(0,) * schedule.num_ranks,
+        variants=plan.variants if len(groups) > 1 else (),
     )
+
+
+def _by_tokens(group: MicrobatchGroup) -> tuple[int, tuple[Piece, ...]]:
+    """The tokens of a sequence whose length nobody gave (a token a slice where their tokens are
+    not given either), and the pieces of a group's microbatch."""
+    whole = sum(group.slices) if isinstance(group.slices, tuple) else group.num_slices
+    return whole, group_pieces(group, whole)
+
+
+def _unit(plan: Plan) -> int:
+    """Sequences of the microbatch whose activations are given."""
+    return 1 if plan.microbatch_groups is not None else plan.micro_batch
 
 
 def _neighbours(schedule: Schedule) -> tuple[int, ...]:
@@ -311,11 +402,8 @@ def peak_bytes(model: MemoryModel, schedule: Schedule) -> tuple[int, ...]:
         live = 0
         peak = model.working_bytes(rank, Kind.OPTIMIZER)
         for action in order:
-            size = model.activation_bytes(action.stage, action.slice_index)
-            if action.kind is Kind.FORWARD:
-                live += size
+            live += model.taken_bytes(action)
             peak = max(peak, live + model.working_bytes(action.stage, action.kind))
-            if action.kind in (Kind.BACKWARD, Kind.BACKWARD_WEIGHT):
-                live -= size
+            live -= model.freed_bytes(action)
         peaks.append(base + peak)
     return tuple(peaks)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from scenarios.schema import Scenario
+from scenarios.schema import MicrobatchGroup, Plan, Scenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +52,48 @@ def partition(scenario: Scenario, num_stages: int | None = None) -> tuple[StageP
     return tuple(parts)
 
 
-def slices_of(sequence: int, num_slices: int) -> tuple[tuple[int, int], ...]:
-    """(context, tokens) of each of `num_slices` even slices of a sequence; the first ones longer
-    by a token where it does not divide."""
-    base, extra = divmod(sequence, num_slices)
-    found, context = [], 0
-    for index in range(num_slices):
-        tokens = base + (index < extra)
-        found.append((context, tokens))
-        context += tokens
+class Piece(NamedTuple):
+    """What one pass works on: of `micro_batch` sequences the `tokens` after `context` others."""
+
+    micro_batch: int
+    context: int
+    tokens: int
+
+
+def pieces(scenario: Scenario) -> tuple[tuple[Piece, ...], ...]:
+    """The pieces of every microbatch, by slice: whole sequences, or the plan's token slices.
+
+    Raises ValueError where the scenario has no model, whose sequence is cut.
+    """
+    if scenario.model is None:
+        raise ValueError(f"scenario {scenario.name} has no model whose sequence can be cut")
+    return microbatch_pieces(scenario.plan, scenario.model.sequence)
+
+
+def microbatch_pieces(plan: Plan, sequence: int) -> tuple[tuple[Piece, ...], ...]:
+    """The same for a plan and a length of sequence."""
+    found: list[tuple[Piece, ...]] = []
+    for group in plan.groups:
+        found += [group_pieces(group, sequence)] * group.microbatches
     return tuple(found)
+
+
+def group_pieces(group: MicrobatchGroup, sequence: int) -> tuple[Piece, ...]:
+    """The pieces of each microbatch of a group, in order."""
+    tokens: Sequence[int]
+    if group.slices is None or isinstance(group.slices, int):
+        tokens = even_slices(sequence, group.num_slices)
+    else:
+        tokens = group.slices
+    found, context = [], 0
+    for count in tokens:
+        found.append(Piece(group.micro_batch, context, count))
+        context += count
+    return tuple(found)
+
+
+def even_slices(sequence: int, num_slices: int) -> tuple[int, ...]:
+    """The tokens of `num_slices` even slices; the first ones longer by a token where it does not
+    divide."""
+    base, extra = divmod(sequence, num_slices)
+    return tuple(base + (index < extra) for index in range(num_slices))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sim.cost.costs import Cost, CostKey, CostTable, Transfer
 from sim.engine.simpy_engine import simulate
-from sim.schedule.actions import Kind, parse_action
+from sim.schedule.actions import Action, Kind, parse_action
 from sim.schedule.generators import gpipe, one_forward_one_backward
 from sim.schedule.lowering import Flush, Mode, lower
 from sim.timeline.critical_path import critical_path
@@ -110,8 +110,11 @@ class Sizes:
     def static_bytes(self, rank: int) -> Mapping[str, int]:
         return {"parameters": 60, "optimizer": 40}
 
-    def activation_bytes(self, stage: int, slice_index: int) -> int:
-        return 7
+    def taken_bytes(self, action: Action) -> int:
+        return 7 if action.kind is Kind.FORWARD else 0
+
+    def freed_bytes(self, action: Action) -> int:
+        return 7 if action.kind is Kind.BACKWARD else 0
 
     def working_bytes(self, stage: int, kind: Kind) -> int:
         return 3 if kind is Kind.BACKWARD else 0

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scenarios.schema import GivenCosts, Model, Plan, Scenario, StageCosts
+from scenarios.schema import GivenCosts, MicrobatchGroup, Model, Plan, Scenario, StageCosts
 from sim.schedule.actions import Kind
+from sim.schedule.build import build_schedule
 from sim.schedule.generators import gpipe, interleaved, one_forward_one_backward
 from sim.workload.memory import (
     MemoryModel,
@@ -18,7 +19,7 @@ from sim.workload.memory import (
     memory_model,
     peak_bytes,
 )
-from sim.workload.partition import partition, slices_of
+from sim.workload.partition import group_pieces, partition
 from sim.workload.transformer import setting_of
 
 MODEL = Model(layers=8, hidden=128, heads=4, sequence=64, vocabulary=512)
@@ -45,7 +46,7 @@ def test_in_flight(ranks: int, microbatches: int) -> None:
     """m microbatches for GPipe, min(m, p - r) for 1F1B, times a microbatch's bytes."""
     model = MemoryModel(
         static=({},) * ranks,
-        activations=((1000,),) * ranks,
+        activations=(((1000,),),) * ranks,
         working=({},) * ranks,
         optimizer=(0,) * ranks,
     )
@@ -249,6 +250,52 @@ def test_partition_refuses_what_does_not_divide() -> None:
 
 @given(st.integers(1, 100), st.integers(1, 10))
 def test_slices_cover_the_sequence(sequence: int, num_slices: int) -> None:
-    slices = slices_of(sequence, num_slices)
-    assert sum(tokens for _, tokens in slices) == sequence
-    assert [c for c, _ in slices] == [sum(t for _, t in slices[:i]) for i in range(num_slices)]
+    slices = group_pieces(MicrobatchGroup(micro_batch=3, slices=num_slices), sequence)
+    tokens = [piece.tokens for piece in slices]
+    assert sum(tokens) == sequence and max(tokens) - min(tokens) <= 1
+    assert [piece.context for piece in slices] == [sum(tokens[:i]) for i in range(num_slices)]
+    assert {piece.micro_batch for piece in slices} == {3}
+
+
+def sliced(schedule: str, **plan: object) -> Scenario:
+    return scenario(schedule=schedule, **plan)
+
+
+@pytest.mark.parametrize("recomputation", ["none", "selective", "full"])
+def test_keys_and_values_live_until_the_first_slice_is_done(recomputation: str) -> None:
+    """In the middle stage: all slices' activations, of which keys and values stay, and gradients of
+    all of them as soon as the first backward pass begins; afterwards nothing is left."""
+    found = sliced("terapipe", recomputation=recomputation, slices=(10, 44, 10), microbatches=2)
+    schedule = build_schedule(found)
+    model = memory_model(found, schedule)
+    assert model is not None and found.model is not None
+    layers, e = found.model.layers // 4, 2
+    cached = [layers * 2 * e * tokens * found.model.hidden for tokens in (10, 44, 10)]
+    assert model.caches[1] == (tuple(cached),)
+    held, after = 0, []
+    for action in schedule.orders[1]:
+        held += model.taken_bytes(action)
+        held -= model.freed_bytes(action)
+        after.append(held)
+    assert after[-1] == 0 and min(after) >= 0
+    # Of the second microbatch the last slice has gone back: its own activations are freed, its
+    # keys and values and the gradients of all of the microbatch's are not.
+    last = model.activation_bytes(1, 2)
+    assert after[6] == after[5] - last + sum(cached)
+    assert after[8] == after[5] // 2
+
+
+def test_a_whole_microbatch_keeps_what_it_kept() -> None:
+    plain, cut = sliced("gpipe", microbatches=2), sliced("gpipe", microbatches=2, slices=1)
+    assert memory_model(plain, build_schedule(plain)) == memory_model(cut, build_schedule(cut))
+
+
+def test_1f1b_over_slices_holds_fewer_of_them() -> None:
+    peaks = []
+    for schedule in ("terapipe", "1f1b"):
+        found = sliced(schedule, slices=4, microbatches=8)
+        model = memory_model(found, build_schedule(found))
+        assert model is not None
+        peak = peak_bytes(model, build_schedule(found))[1]
+        peaks.append(peak - sum(model.static_bytes(1).values()))
+    assert peaks[1] < 0.4 * peaks[0]
