@@ -186,9 +186,9 @@ class Torch:
     def _stage(self, stage: int, num_stages: int, group: dist.ProcessGroup) -> PipelineStage:
         runner = self.job.runners[stage]
         activation = torch.zeros(
-            runner.output_shape or runner.input_shape, dtype=runner.dtype, requires_grad=True
+            runner.output_shape() or runner.input_shape(), dtype=runner.dtype, requires_grad=True
         )
-        tokens = torch.zeros(runner.input_shape, dtype=torch.int64)
+        tokens = torch.zeros(runner.input_shape(), dtype=torch.int64)
         return PipelineStage(
             runner.module,
             stage,

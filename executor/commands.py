@@ -124,8 +124,6 @@ def require_supported(scenario: Scenario) -> None:
             "shares weights out over whole ones; an order of B, or `sharding: optimizer`, would "
             "work"
         )
-    if program.schedule.num_slices > 1:
-        problems.append("its order cuts microbatches into slices: the executor runs them whole")
     if problems:
         raise UnsupportedPlan(f"{scenario.name} cannot be run: " + "; ".join(problems))
     waiting = run_untimed(program, synchronous=True)

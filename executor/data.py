@@ -1,7 +1,9 @@
 """Real training data without a download: the bytes of Python's own standard library sources.
 
-Each microbatch is determined by (seed, iteration, replica, microbatch) and nothing else, so every
-rank makes its own without a message. The text is the same for the same version of Python.
+Each sequence is determined by (seed, iteration, its number in the iteration over all replicas) and
+nothing else, so every rank makes its own without a message, and the sequences are the same however
+they are shared out to replicas and microbatches. The text is the same for the same version of
+Python.
 
 gpt: ids are bytes (modulo a smaller vocabulary), targets the next byte. bert: 15 % of each sequence
 is masked, targets are -100 elsewhere. vit: *synthetic* images, for there are no pictures in a
@@ -13,7 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import sysconfig
+from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -21,6 +25,7 @@ from torch import Tensor
 
 from executor.model import DTYPES
 from scenarios.schema import Scenario
+from sim.workload.partition import pieces
 
 _SOURCES = (
     "argparse.py",
@@ -73,7 +78,10 @@ class Data:
         model = scenario.model
         if model is None:
             raise ValueError(f"scenario {scenario.name} has no model to make data for")
-        self._model, self._plan = model, scenario.plan
+        self._model, self._dtype = model, DTYPES[scenario.plan.precision]
+        self._pieces = pieces(scenario)
+        sizes = [cut[0].micro_batch for cut in self._pieces]
+        self._ends_of_microbatches = tuple(accumulate(sizes))
         self._seed = scenario.execution.seed
         self._device = torch.device(device)
         self._text, self._ends = corpus()
@@ -93,11 +101,11 @@ class Data:
         vit: patches (micro_batch, sequence - 1, patch_inputs) in the plan's precision, and classes
         (micro_batch,).
         """
-        key = f"{self._seed}/{iteration}/{replica}/{microbatch}"
-        digest = hashlib.sha256(key.encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        end = replica * self._ends_of_microbatches[-1] + self._ends_of_microbatches[microbatch]
+        begin = end - self._pieces[microbatch][0].micro_batch
+        generators = [self._generator(iteration, sequence) for sequence in range(begin, end)]
         last = len(self._text) - self._length
-        starts = torch.randint(last + 1, (self._plan.micro_batch, 1), generator=generator)
+        starts = torch.cat([torch.randint(last + 1, (1, 1), generator=g) for g in generators])
         if self._model.family == "vit":
             inputs, targets = self._images(starts)
         else:
@@ -105,8 +113,23 @@ class Data:
             if self._model.family == "gpt":
                 inputs, targets = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
             else:
-                inputs, targets = self._mask(windows[:, :-1].contiguous(), generator)
+                inputs, targets = self._mask(windows[:, :-1].contiguous(), generators)
         return inputs.to(self._device), targets.to(self._device)
+
+    def slices(
+        self, iteration: int, replica: int, microbatch: int
+    ) -> tuple[tuple[Tensor, Tensor], ...]:
+        """The same microbatch cut as the plan says: inputs and targets of each slice's tokens."""
+        inputs, targets = self.batch(iteration, replica, microbatch)
+        cut = self._pieces[microbatch]
+        if len(cut) == 1:
+            return ((inputs, targets),)
+        parts = [slice(context, context + tokens) for _, context, tokens in cut]
+        return tuple((inputs[:, p].contiguous(), targets[:, p].contiguous()) for p in parts)
+
+    def _generator(self, iteration: int, sequence: int) -> torch.Generator:
+        digest = hashlib.sha256(f"{self._seed}/{iteration}/{sequence}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
     def _windows(self, starts: Tensor) -> Tensor:
         return self._text[starts + torch.arange(self._length)]
@@ -115,12 +138,13 @@ class Data:
         shape = (len(starts), self._model.sequence - 1, self._model.patch_inputs or 0)
         pixels = self._windows(starts).double().sub_(128).div_(128).view(shape)
         files = torch.searchsorted(self._ends, starts[:, 0] % self._ends[-1], right=True)
-        return pixels.to(DTYPES[self._plan.precision]), files % self._model.vocabulary
+        return pixels.to(self._dtype), files % self._model.vocabulary
 
-    def _mask(self, tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _mask(self, tokens: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """Mask the same number of positions in each sequence, so that all weigh the same."""
         count = max(1, round(_MASKED_FRACTION * tokens.shape[1]))
-        chosen = torch.rand(tokens.shape, generator=generator).argsort(dim=1)[:, :count]
+        draws = torch.stack([torch.rand(tokens.shape[1], generator=g) for g in generators])
+        chosen = draws.argsort(dim=1)[:, :count]
         targets = torch.full_like(tokens, _IGNORED).scatter_(1, chosen, tokens.gather(1, chosen))
         return tokens.scatter(1, chosen, self._mask_id), targets
 

@@ -113,7 +113,7 @@ class Interpreter:
         self.sending: list[tuple[Action, PendingSend]] = []
         self.arrived: dict[Action, Tensor] = {}
         self.made: dict[Action, Tensor] = {}
-        self.batches: dict[int, tuple[Tensor, Tensor]] = {}
+        self.batches: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self.raw: list[tuple[str, Action, Any, Any]] = []
         self.messages: list[tuple[Action, int | None, int | None]] = []
         self.timed: list[tuple[Action, PendingReceive]] = []
@@ -186,7 +186,7 @@ class Interpreter:
         runner = self.runners[stage]
         result: Tensor | None = None
         if kind is Kind.FORWARD:
-            received, targets = self._forward_inputs(action, runner, microbatch)
+            received, targets = self._forward_inputs(action, runner)
             result = runner.forward(microbatch, slice_index, received, targets)
         elif kind is Kind.BACKWARD_WEIGHT:
             runner.backward_weight(microbatch, slice_index)
@@ -202,12 +202,11 @@ class Interpreter:
         self.raw.append(("compute", action, last, end))
         return end
 
-    def _forward_inputs(
-        self, action: Action, runner: StageRunner, microbatch: int
-    ) -> tuple[Tensor, Tensor | None]:
+    def _forward_inputs(self, action: Action, runner: StageRunner) -> tuple[Tensor, Tensor | None]:
         tokens = targets = None
         if runner.part.embedding or runner.part.head:
-            tokens, targets = self.batches[microbatch]
+            assert action.microbatch is not None
+            tokens, targets = self.batches[action.microbatch, action.slice_index]
         if runner.part.embedding:
             assert tokens is not None
             return tokens, targets
@@ -247,7 +246,9 @@ class Interpreter:
     def _receive_post(self, message: Action) -> ReceivePost:
         runner = self.runners[message.stage]
         forward = message.kind is Kind.RECV_FORWARD
-        shape = runner.input_shape if forward else runner.output_shape
+        assert message.microbatch is not None
+        place = (message.microbatch, message.slice_index)
+        shape = runner.input_shape(*place) if forward else runner.output_shape(*place)
         assert shape is not None
         return ReceivePost(
             message=message,
@@ -372,9 +373,10 @@ class Interpreter:
         if needs_data:
             microbatches = {a.microbatch for a in self.schedule.orders[self.place.pipeline]}
             self.batches = {
-                m: self.data.batch(self.iteration, self.place.data, m)
+                (m, n): batch
                 for m in microbatches
                 if m is not None
+                for n, batch in enumerate(self.data.slices(self.iteration, self.place.data, m))
             }
         for runner in self.runners.values():
             runner.zero_grad()

@@ -5,7 +5,8 @@ parameter is initialised from its name and the seed alone, so any cut into stage
 weights to the bit. Layers carry their number in the whole model: `blocks.7.mlp_in.weight`.
 
 In a tensor group each rank builds its share of the same weights (`executor.shards`); alone, a stage
-is made of torch's own layers and does nothing for the group.
+is made of torch's own layers and does nothing for the group. Told of a token slice, layers attend
+to what the slices before have left (`executor.slices`); else a microbatch runs whole.
 
 Not covered: dropout, BERT's segment embedding, pooler and head transform.
 """
@@ -22,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from executor.deferred import Linear, WeightGradients, linear
 from executor.shards import TOKEN_WEIGHT, full_shape, shard, split_dimension, vocabulary_share
+from executor.slices import Slice, attend_after
 from executor.tensor_parallel import (
     ALONE,
     ColumnLinear,
@@ -63,7 +65,7 @@ class TokenEmbedding(nn.Module):
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        self.tensor, self.own = tensor, tensor.own_tokens(model.sequence)
+        self.tensor = tensor
         self.tokens = nn.Module()
         shape = (vocabulary_share(model.vocabulary, tensor.size), model.hidden)
         self.tokens.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -77,12 +79,18 @@ class TokenEmbedding(nn.Module):
         """The token weights, (own vocabulary, hidden)."""
         return self.tokens.get_parameter("weight")
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Embed int64 ids."""
+    def forward(self, tokens: Tensor, context: int = 0) -> Tensor:
+        """Embed int64 ids, which `context` others precede."""
         assert self.positions is not None, "the tied copy embeds nothing"
+        num_tokens = tokens.shape[1]
         if self.tensor.size == 1:
-            return F.embedding(tokens, self.weight) + self.positions
-        return vocabulary_embedding(tokens, self.weight, self.tensor) + self.positions[self.own]
+            rows = F.embedding(tokens, self.weight)
+        else:
+            rows = vocabulary_embedding(tokens, self.weight, self.tensor)
+        own = self.tensor.own_tokens(num_tokens)
+        if own.stop - own.start == len(self.positions):
+            return rows + self.positions
+        return rows + self.positions[context + own.start : context + own.stop]
 
 
 class PatchEmbedding(nn.Module):
@@ -147,23 +155,31 @@ class Attention(nn.Module):
             (width, 3 * width), (width, width), store, tensor, device=device, dtype=dtype
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend."""
+    def forward(self, x: Tensor, part: Slice | None = None) -> Tensor:
+        """Attend, to the slices before as well."""
         projected = self.query_key_value(x)
         batch, tokens, width = projected.shape
         heads = projected.view(batch, tokens, 3, self.heads, width // (3 * self.heads))
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
+        context = 0
+        if part is not None:
+            context = part.context
+            key, value = part.extend(self, key, value)
+            query = query.contiguous()  # Else the backward pass would keep `projected` for it.
         if self.recompute_core and torch.is_grad_enabled():
             mixed = checkpoint(
-                self.core, query, key, value, use_reentrant=False, preserve_rng_state=False
+                self.core, query, key, value, context, use_reentrant=False, preserve_rng_state=False
             )
         else:
-            mixed = self.core(query, key, value)
+            mixed = self.core(query, key, value, context)
         output: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, tokens, width // 3))
         return output
 
-    def core(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Scores, softmax, mix: three times (micro_batch, heads, tokens, head width) to one."""
+    def core(self, query: Tensor, key: Tensor, value: Tensor, context: int = 0) -> Tensor:
+        """Scores, softmax, mix: three times (micro_batch, heads, tokens, head width) to one; keys
+        and values of `context` tokens more."""
+        if context:
+            return attend_after(query, key, value, context)
         return F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
 
 
@@ -195,9 +211,9 @@ class TransformerBlock(nn.Module):
             dtype=dtype,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, part: Slice | None = None) -> Tensor:
         """Map (micro_batch, own tokens, hidden) to the same."""
-        x = x + self.attention(self.attention_norm(x))
+        x = x + self.attention(self.attention_norm(x), part)
         inner = F.gelu(self.mlp_in(self.mlp_norm(x)), approximate="tanh")
         output: Tensor = x + self.mlp_out(inner)
         return output
@@ -311,8 +327,7 @@ class StageModule(nn.Module):
         self._layers = tuple(self.blocks.values())
         every = self.recompute_every or 1
         self._recomputed = tuple(
-            nn.Sequential(*self._layers[i : i + every]) if every > 1 else self._layers[i]
-            for i in range(0, len(self._layers), every)
+            self._layers[i : i + every] for i in range(0, len(self._layers), every)
         )
         self._initialise(scenario.execution.seed, model.layers)
 
@@ -353,24 +368,23 @@ class StageModule(nn.Module):
         assert isinstance(self.embedding, TokenEmbedding)
         return self.embedding.weight
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, part: Slice | None = None) -> Tensor:
         """Map the stage's input to its last layer's activation, (micro_batch, own tokens, hidden).
 
         x: on the first stage token ids (or patches), elsewhere the activation before.
+        part: which slice of the microbatch it is; None where it is whole.
         """
         if self.part.embedding:
             assert self.embedding is not None
-            x = self.embedding(x)
-        if self.recompute_every and torch.is_grad_enabled():
-            for group in self._recomputed:
-                x = checkpoint(group, x, use_reentrant=False, preserve_rng_state=False)
-        else:
-            for block in self._layers:
-                x = block(x)
+            x = self.embedding(x) if part is None else self.embedding(x, part.context)
+        if not self.recompute_every or not torch.is_grad_enabled():
+            return _through(self._layers, x, part)
+        for group in self._recomputed:
+            x = checkpoint(_through, group, x, part, use_reentrant=False, preserve_rng_state=False)
         return x
 
     def loss(self, activation: Tensor, targets: Tensor) -> Tensor:
-        """The microbatch's mean loss, on the last stage."""
+        """The mean loss of a microbatch or a slice of it, on the last stage."""
         assert self.head is not None, f"stage {self.part.stage} has no head"
         loss: Tensor = self.head(activation, targets, self._token_weight if self.tied else None)
         return loss
@@ -382,6 +396,12 @@ class StageModule(nn.Module):
                 shape = full_shape(parameter.shape, name, self.model, tensor.size)
                 full = initial_value(name, shape, seed, num_layers)
                 parameter.copy_(shard(full, name, self.model, tensor.rank, tensor.size))
+
+
+def _through(layers: tuple[nn.Module, ...], x: Tensor, part: Slice | None) -> Tensor:
+    for layer in layers:
+        x = layer(x, part)
+    return x
 
 
 def is_tied(model: Model) -> bool:

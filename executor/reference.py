@@ -31,7 +31,7 @@ class ReferenceResult:
 def reference(
     scenario: Scenario, iterations: int, *, device: torch.device | str = "cpu"
 ) -> ReferenceResult:
-    """Train the whole model on one device, without pipeline, replicas or recomputation."""
+    """Train the whole model on one device, without pipeline, replicas, slices or recomputation."""
     model, plan = scenario.model, replace(scenario.plan, recomputation="none")
     if model is None:
         raise ValueError(f"scenario {scenario.name} has no model to train")
@@ -44,7 +44,6 @@ def reference(
     }
     optimizer = Optimizer(scenario, parameters, gradients)
     data = Data(scenario, device=device)
-    weight = 1 / (plan.num_microbatches * plan.data)
     losses = []
     made: dict[str, Tensor] = {}
     for iteration in range(iterations):
@@ -54,6 +53,7 @@ def reference(
         for replica in range(plan.data):
             for microbatch in range(plan.num_microbatches):
                 inputs, targets = data.batch(iteration, replica, microbatch)
+                weight = len(inputs) / plan.num_sequences
                 loss = module.loss(module(inputs), targets)
                 parts = torch.autograd.grad(
                     loss * (weight * loss_scale(plan)), list(parameters.values())

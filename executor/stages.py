@@ -1,14 +1,16 @@
 """One stage at work: its passes over microbatches, and the gradients they accumulate.
 
 The runner knows neither ranks, messages nor order; whoever interprets the schedule calls its passes
-and moves tensors between runners. Gradients are those of the mean loss over the iteration's
-microbatches of one replica; replicas are to be averaged.
+and moves tensors between runners. Gradients are those of the mean loss over the tokens of one
+replica in one iteration; replicas are to be averaged.
 
-Not covered: slices of a microbatch (slice_index other than 0).
+A pass is of a slice of a microbatch; one of a single slice is run whole. The microbatches' sizes
+and slices are the plan's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -19,8 +21,9 @@ from executor.deferred import Deferred, weight_gradients
 from executor.model import DTYPES, StageModule
 from executor.optimizer import loss_scale
 from executor.sharded import ReplicaGroup, ShardedWeights
+from executor.slices import SlicedMicrobatch
 from scenarios.schema import Scenario
-from sim.workload.partition import StagePart
+from sim.workload.partition import StagePart, pieces
 
 _ALIGNMENT = 16
 
@@ -42,14 +45,12 @@ class StageRunner:
     gradient_buffer: all gradients of the stage in one dimension, for one reduction of them all
         (64-byte padding between them stays zero).
     tied_gradient: the part of it that first and last stage must sum; None without one.
-    input_shape, output_shape: of the tensors received and sent forward, (micro_batch, own tokens,
-        hidden) (output_shape is None on the last stage); gradients have the same shapes. They
-        travel in `dtype`; the first stage's input is the data's, whole, not a message.
+    dtype: of messages, forward and backward.
     replicated: names of the parameters that every rank of the tensor group holds whole, so that the
         gradient norm is to count them once.
     partial_gradients: the gradients, views of `gradient_buffer`, that must be summed over the
         tensor group before they are used (none but with sequence parallelism).
-    losses: each microbatch's loss since `zero_grad`, in the order of their passes, scalars on the
+    losses: each slice's mean loss since `zero_grad`, in the order of their passes, scalars on the
         device (last stage).
     """
 
@@ -75,28 +76,45 @@ class StageRunner:
             self.sharded = ShardedWeights(module, replicas, DTYPES[plan.reduced_precision])
             self.parameters = self.sharded.parameters
         self.dtype = DTYPES[plan.precision]
-        own = module.tensor.own_tokens(model.sequence)
-        activation = (plan.micro_batch, own.stop - own.start, model.hidden)
-        self.input_shape: tuple[int, ...] = activation
-        if part.embedding and model.family == "vit":
-            self.input_shape = (plan.micro_batch, model.sequence - 1, model.patch_inputs or 0)
-        elif part.embedding:
-            self.input_shape = (plan.micro_batch, model.sequence)
-        self.output_shape = None if part.head else activation
         self.losses: list[Tensor] = []
         self._live: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._deferred: dict[tuple[int, int], list[Deferred]] = {}
-        self._num_microbatches, self._num_completed = plan.num_microbatches, 0
+        self._pieces = pieces(scenario)
+        self._sliced: dict[int, SlicedMicrobatch] = {}
+        self._unused: dict[int, list[SlicedMicrobatch]] = {}
+        self._num_passes, self._num_completed = sum(map(len, self._pieces)), 0
         self._buckets: GradientBuckets | None = None
-        loss_dtype = self.dtype if self.dtype == torch.float64 else torch.float32
-        self._loss_gradient = torch.tensor(
-            loss_scale(plan) / plan.num_microbatches, dtype=loss_dtype, device=self.device
-        )
+        self._num_tokens = [[p.micro_batch * p.tokens for p in cut] for cut in self._pieces]
+        self._loss_tokens: list[int] = []
+        self._loss_gradients: dict[int, Tensor] = {}
+        if part.head:
+            self._loss_gradients = self._make_loss_gradients(loss_scale(plan))
         self._allocate_gradients(DTYPES[plan.reduced_precision])
         if self.sharded is not None:
             self.sharded.accumulate_into(self.gradients)
         self.replicated = module.replicated & self.parameters.keys()
         self.partial_gradients = [self.gradients[name] for name in module.partial]
+
+    def input_shape(self, microbatch: int = 0, slice_index: int = 0) -> tuple[int, ...]:
+        """Of what a pass receives: (micro_batch, own tokens, hidden); the first stage's input is
+        the data's, whole, not a message. Gradients sent back have the same shape."""
+        model = self.module.model
+        micro_batch, _, tokens = self._pieces[microbatch][slice_index]
+        if not self.part.embedding:
+            own = self.module.tensor.own_tokens(tokens)
+            return micro_batch, own.stop - own.start, model.hidden
+        if model.family == "vit":
+            return micro_batch, tokens - 1, model.patch_inputs or 0
+        return micro_batch, tokens
+
+    def output_shape(self, microbatch: int = 0, slice_index: int = 0) -> tuple[int, ...] | None:
+        """Of what a pass sends forward, (micro_batch, own tokens, hidden); None on the last stage.
+        Gradients received have the same shape."""
+        if self.part.head:
+            return None
+        micro_batch, _, tokens = self._pieces[microbatch][slice_index]
+        own = self.module.tensor.own_tokens(tokens)
+        return micro_batch, own.stop - own.start, self.module.model.hidden
 
     def forward(
         self, microbatch: int, slice_index: int, received: Tensor | None, targets: Tensor | None
@@ -105,12 +123,14 @@ class StageRunner:
 
         received: the message, or the data's tokens on the first stage. It is kept until the
         backward pass and must not be overwritten before. targets: read on the last stage only.
+        Raises RuntimeError where the slices before this one have not run.
         """
-        if slice_index:
-            raise NotImplementedError("stages run whole microbatches only, not slices of them")
         assert received is not None, f"stage {self.part.stage} needs an input"
         leaf = received if self.part.embedding else received.detach().requires_grad_()
-        output: Tensor = self.module(leaf)
+        part = None
+        if len(self._pieces[microbatch]) > 1:
+            part = self._sliced_microbatch(microbatch).forward(slice_index)
+        output: Tensor = self.module(leaf, part)
         if not self.part.head:
             self._live[microbatch, slice_index] = (leaf, output)
             return output.detach()
@@ -118,6 +138,7 @@ class StageRunner:
         loss = self.module.loss(output, targets)
         self._live[microbatch, slice_index] = (leaf, loss)
         self.losses.append(loss.detach())
+        self._loss_tokens.append(self._num_tokens[microbatch][slice_index])
         return None
 
     def backward(
@@ -126,9 +147,10 @@ class StageRunner:
         """B: accumulate every gradient; the input's is returned, to be sent (None on the first).
 
         grad_output: the message; None on the last stage.
+        Raises RuntimeError where the slices after this one have not run theirs.
         """
         self._num_completed += 1
-        if self._buckets is not None and self._num_completed == self._num_microbatches:
+        if self._buckets is not None and self._num_completed == self._num_passes:
             self._buckets.start()
         return self._backward(microbatch, slice_index, grad_output)
 
@@ -147,11 +169,11 @@ class StageRunner:
 
     @torch.no_grad()
     def backward_weight(self, microbatch: int, slice_index: int) -> None:
-        """W: accumulate the gradients that I of this microbatch left."""
+        """W: accumulate the gradients that I of this slice left."""
         deferred = self._deferred.pop((microbatch, slice_index))
         buckets = None
         self._num_completed += 1
-        if self._num_completed == self._num_microbatches:
+        if self._num_completed == self._num_passes:
             buckets = self._buckets
         if buckets is not None:
             buckets.start({p for layer in deferred for p in layer[:2] if p is not None})
@@ -192,28 +214,63 @@ class StageRunner:
         self._num_completed = 0
         self.gradient_buffer.zero_()
         self.losses.clear()
+        self._loss_tokens.clear()
 
     def mean_loss(self) -> Tensor:
-        """The mean of `losses`, an fp64 scalar on the device."""
-        return torch.stack(self.losses).double().mean()
+        """The mean of `losses` over their tokens, an fp64 scalar on the device."""
+        # Without their common factor, equal ones are 1, and the mean is the plain one to the bit.
+        factor = math.gcd(*self._loss_tokens)
+        tokens = [count // factor for count in self._loss_tokens]
+        losses = torch.stack(self.losses).double()
+        return (losses * losses.new_tensor(tokens)).sum() / sum(tokens)
 
     @property
     def num_in_flight(self) -> int:
-        """Microbatches whose forward pass has run and whose last backward pass has not."""
+        """Slices whose forward pass has run and whose last backward pass has not."""
         return len(self._live.keys() | self._deferred.keys())
 
     def _backward(
         self, microbatch: int, slice_index: int, grad_output: Tensor | None
     ) -> Tensor | None:
+        sliced = self._sliced.get(microbatch)
+        if sliced is not None:
+            sliced.backward(slice_index)
         leaf, output = self._live.pop((microbatch, slice_index))
-        gradient = self._loss_gradient if self.part.head else grad_output
-        if self.sharded is None:
-            torch.autograd.backward(output, gradient)
-            return leaf.grad
-        self.sharded.start_backward()
+        gradient = grad_output
+        if self.part.head:
+            gradient = self._loss_gradients[self._num_tokens[microbatch][slice_index]]
+        if self.sharded is not None:
+            self.sharded.start_backward()
         torch.autograd.backward(output, gradient)
-        self.sharded.finish_backward()
+        if self.sharded is not None:
+            self.sharded.finish_backward()
+        if sliced is not None and slice_index == 0:
+            sliced.finish()
+            del self._sliced[microbatch]
+            self._unused.setdefault(self._pieces[microbatch][0].micro_batch, []).append(sliced)
         return leaf.grad
+
+    def _sliced_microbatch(self, microbatch: int) -> SlicedMicrobatch:
+        """What a microbatch's slices share: begun with its first slice, in the buffers of one of
+        as many sequences that has ended."""
+        cut = self._pieces[microbatch]
+        sliced = self._sliced.get(microbatch)
+        if sliced is None:
+            unused = self._unused.get(cut[0].micro_batch)
+            sliced = unused.pop() if unused else SlicedMicrobatch()
+            sliced.begin(cut)
+            self._sliced[microbatch] = sliced
+        return sliced
+
+    def _make_loss_gradients(self, scale: float) -> dict[int, Tensor]:
+        """The gradient of each slice's mean loss: its share of the replica's tokens, by its own."""
+        total = sum(map(sum, self._num_tokens))
+        dtype = self.dtype if self.dtype == torch.float64 else torch.float32
+        return {
+            count: torch.tensor(scale * count / total, dtype=dtype, device=self.device)
+            for counts in self._num_tokens
+            for count in counts
+        }
 
     def _allocate_gradients(self, dtype: torch.dtype) -> None:
         starts, end = {}, 0

@@ -73,10 +73,10 @@ def run_case(case: Case, tensor: TensorGroup) -> Outcome:
     for microbatch in range(plan.num_microbatches):
         message, targets = data.batch(0, 0, microbatch)
         for runner in runners:
-            assert runner.part.embedding or message.shape == runner.input_shape
+            assert runner.part.embedding or message.shape == runner.input_shape()
             sent = runner.forward(microbatch, 0, message, targets if runner.part.head else None)
             if sent is not None:
-                assert sent.shape == runner.output_shape
+                assert sent.shape == runner.output_shape()
                 message = sent
     for microbatch in range(plan.num_microbatches):
         gradient: Tensor | None = None
@@ -145,7 +145,7 @@ def _collectives(context: RankContext, scenario: Scenario) -> list[str]:
     dist.all_reduce = told("reduce", dist.all_reduce)
     try:
         dtype = runner.dtype
-        sent = runner.forward(0, 0, torch.randn(runner.input_shape, dtype=dtype), None)
+        sent = runner.forward(0, 0, torch.randn(runner.input_shape(), dtype=dtype), None)
         assert sent is not None
         calls.append("|")
         runner.backward_input(0, 0, torch.randn_like(sent))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 
 from executor.data import Data, corpus
-from scenarios.schema import Execution, Model, Plan, Scenario
+from scenarios.schema import Execution, MicrobatchGroup, Model, Plan, Scenario
 
 
 def scenario(**model: Any) -> Scenario:
     shape: dict[str, Any] = {"layers": 1, "hidden": 8, "heads": 2, "sequence": 40}
     shape |= {"vocabulary": 256, "tied_embeddings": False} | model
-    return Scenario(name="t", model=Model(**shape), plan=Plan(micro_batch=3, precision="fp32"))
+    plan = Plan(micro_batch=3, microbatches=2, data=2, precision="fp32")
+    return Scenario(name="t", model=Model(**shape), plan=plan)
 
 
 def test_it_is_python_source() -> None:
@@ -45,6 +47,30 @@ def test_a_batch_is_determined_by_its_place() -> None:
     assert len(set(batches.values())) == 4
     seeded = Data(replace(scenario(), execution=Execution(seed=7))).batch(0, 0, 0)[0]
     assert bytes(seeded.flatten().tolist()) not in batches.values()
+
+
+@pytest.mark.parametrize("family", ["gpt", "bert"])
+def test_sequences_are_the_same_however_they_are_shared_out(family: str) -> None:
+    """Twelve sequences: two replicas of two microbatches of three, and one replica of others."""
+    one = scenario(family=family)
+    groups = tuple(MicrobatchGroup(micro_batch=n) for n in (5, 1, 4, 2))
+    other = replace(one, plan=Plan(microbatch_groups=groups, precision="fp32"))
+    for column in (0, 1):
+        found = [
+            torch.cat([Data(s).batch(3, *place)[column] for place in places])
+            for s, places in ((one, product((0, 1), (0, 1))), (other, product((0,), range(4))))
+        ]
+        assert torch.equal(*found)
+
+
+def test_slices_are_the_microbatch_cut() -> None:
+    whole = scenario()
+    cut = replace(whole, plan=replace(whole.plan, slices=(17, 1, 22)))
+    batch = Data(whole).batch(1, 1, 1)
+    parts = Data(cut).slices(1, 1, 1)
+    assert [inputs.shape for inputs, _ in parts] == [(3, 17), (3, 1), (3, 22)]
+    for column in (0, 1):
+        assert torch.equal(torch.cat([part[column] for part in parts], dim=1), batch[column])
 
 
 @pytest.mark.parametrize(("vocabulary", "largest"), [(50, 49), (256, 255), (50257, 255)])
