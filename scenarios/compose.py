@@ -6,14 +6,16 @@ replace; an explicit null takes a value back to its default.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 
 from scenarios import catalogue
 from scenarios.errors import Origin, Problem, ScenarioError
 from scenarios.files import Key, Node, kind_of_path, parse_override, parse_text, read_file, read_key
 from scenarios.tables import row_tree, with_nodes
+from scenarios.variants import UnknownVariant, choose, merge, split_name, variant_trees
 
 MAX_CHAIN = 16
 MAX_FILES = 100
@@ -26,13 +28,17 @@ class Composition:
     """The merged values of a scenario, each with its origin."""
 
     root: Node
-    """The merged mapping, without `extends`."""
+    """The merged mapping, without `extends`; that of the variant, where one is named."""
     path: Path
     """The file itself."""
     files: tuple[Path, ...]
     """Every file read, those extended first, the file itself last."""
     problems: tuple[Problem, ...]
     """What is wrong so far, without preventing the rest from being checked."""
+    variant: str | None = None
+    """The variant that the name names, as `uniform` in `local-terapipe:uniform`."""
+    variants: Mapping[str, Node] = field(default_factory=dict)
+    """The merged mapping of every variant of the file, where none is named."""
 
 
 def compose(name_or_path: str | Path, overrides: tuple[str, ...] = ()) -> Composition:
@@ -40,34 +46,34 @@ def compose(name_or_path: str | Path, overrides: tuple[str, ...] = ()) -> Compos
 
     Raises ScenarioError: a file cannot be read, or extends itself.
     """
+    name, variant = split_name(str(name_or_path))
     try:
-        found = catalogue.find(str(name_or_path), Path())
+        found = catalogue.find(name, Path())
     except catalogue.UnknownName as error:
-        raise ScenarioError(
-            [Problem(file=str(name_or_path), line=1, column=1, field="", message=str(error))]
-        ) from None
+        raise _unknown(name_or_path, error) from None
     reader = _Reader()
     root = reader.file(found, chain=())
-    for override in overrides:
-        root = merge(root, reader.override(override))
+    above = [reader.override(override) for override in overrides]
+    trees = variant_trees(root, above, reader.problems)
+    if variant is not None:
+        try:
+            root, trees = choose(trees, name, variant), {}
+        except UnknownVariant as error:
+            raise _unknown(name_or_path, error) from None
+    else:
+        root = reduce(merge, above, root)
     return Composition(
         root=root,
         path=found.path,
         files=tuple(dict.fromkeys(reader.files)),
         problems=tuple(reader.problems),
+        variant=variant,
+        variants=trees,
     )
 
 
-def merge(below: Node, above: Node) -> Node:
-    """Merge two trees; where both have a value, `above` wins."""
-    if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
-        return above
-    merged = dict(below.value)
-    for key, node in above.value.items():
-        merged[key] = merge(merged[key], node) if key in merged else node
-    # A `--set` inside a mapping leaves the mapping where its file wrote it.
-    place = below if above.at.is_override else above
-    return Node(value=merged, at=place.at, key=place.key)
+def _unknown(name: str | Path, error: LookupError) -> ScenarioError:
+    return ScenarioError([Problem(file=str(name), line=1, column=1, field="", message=str(error))])
 
 
 @cache

@@ -49,6 +49,7 @@ _EXAMPLES = {
     "costs": "{forward: 18.5 ms, backward: 37 ms}",
     "stages": "{0: {forward: 18.5 ms}}",
     "execution": "{iterations: 20}",
+    "variants": "{uniform: {plan.slices: 8}}",
     "efficiency": "{matmul_max: 0.75}",
 }
 
@@ -187,4 +188,6 @@ def _example(name: str, found: Any, metadata: list[Any], default: Any) -> str:
     if dataclasses.is_dataclass(found):
         first = next(iter(_fields(found)))
         return f"{{{first}: {_describe(first, _fields(found)[first]).example}}}"
+    if typing.get_origin(found) is dict:  # Of mappings of mappings there is one: the variants.
+        return "{plan.slices: 8}"
     return {int: "1", float: "0.8", bool: "true"}.get(found, "text")

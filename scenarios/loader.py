@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from scenarios.catalogue import catalogue
-from scenarios.compose import compose
+from scenarios.compose import Composition, compose
 from scenarios.errors import Origin, Problem, ScenarioError
 from scenarios.files import Node, kind_of_path
 from scenarios.schema import Cluster, Scenario
@@ -28,32 +28,55 @@ class Loaded:
     """Origin of every written value by dotted field path; a field not in it has its default."""
     files: tuple[Path, ...]
     """Every file read: those extended first, the scenario's own last."""
+    variants: tuple[Loaded, ...] = ()
+    """Its variants, in the file's order; none where this is one of them."""
 
 
 def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     """Load a catalogue entry or a file, with overrides such as `plan.micro_batch=2`.
 
-    The scenario's name is its file's unless it has a `name`. A `schedule_file` is taken relative
-    to the file that names it (on the command line: to the working directory) and made absolute.
-    Raises ScenarioError with all problems of the scenario.
+    The scenario's name is its file's unless it has a `name`; a variant of it is loaded as
+    `local-terapipe:uniform`, and overrides win over what the variant sets. A `schedule_file` is
+    taken relative to the file that names it (on the command line: to the working directory) and
+    made absolute.
+    Raises ScenarioError with all problems of the scenario and its variants.
     """
     composed = compose(name_or_path, tuple(overrides))
-    root = composed.root
     problems = list(composed.problems)
+    found = _resolve(composed, composed.root, composed.variant, problems)
+    variants = []
+    for name, tree in composed.variants.items():
+        own: list[Problem] = []
+        variants.append(_resolve(composed, tree, name, own))
+        new = (p for p in own if p not in problems)
+        problems += [replace(p, message=f"{p.message} (in variant `{name}`)") for p in new]
+    if problems or found is None:
+        raise ScenarioError(problems)
+    return replace(found, variants=tuple(v for v in variants if v is not None))
+
+
+def _resolve(
+    composed: Composition, root: Node, variant: str | None, problems: list[Problem]
+) -> Loaded | None:
+    """A tree of the composition as a scenario; None where it is wrong, with its problems added."""
     values = dict(root.value) if isinstance(root.value, dict) else {}
-    if "name" not in values or values["name"].value is None:
-        values["name"] = Node(value=composed.path.stem, at=root.at, key=root.key)
-    root = _with_schedule_file(Node(value=values, at=root.at, key=root.key), problems)
-    scenario, found = validate(root)
+    name = values.get("name")
+    if name is None or name.value is None:
+        name = Node(value=composed.path.stem, at=root.at, key=root.key)
+    if variant is not None:
+        name = Node(value=f"{name.value}:{variant}", at=name.at, key=name.key)
+    values["name"] = name
+    tree = _with_schedule_file(Node(value=values, at=root.at, key=root.key), problems)
+    scenario, found = validate(tree)
     if composed.problems:
         # What a file that could not be extended would have brought is not missing by itself.
         found = [p for p in found if not p.message.startswith("is missing")]
     problems += found
-    if problems or scenario is None:
-        raise ScenarioError(problems)
+    if scenario is None:
+        return None
     origins = {
         ".".join(map(str, path)): node.at
-        for path, node in composed.root.walk()
+        for path, node in root.walk()
         if path and node.value is not None
     }
     return Loaded(scenario=scenario, origins=MappingProxyType(origins), files=composed.files)

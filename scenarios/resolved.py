@@ -46,7 +46,7 @@ def _lines(path: fields.Path, owner: Any, origins: Mapping[str, Origin]) -> Iter
     for key, value in items:
         inner = (*path, key)
         start = f"{'  ' * len(path)}{key}:"
-        if value is None:
+        if value is None and path[:1] != ("variants",):
             continue
         if dataclasses.is_dataclass(value) or (isinstance(value, dict) and value):
             body = list(_lines(inner, value, origins))
@@ -60,12 +60,18 @@ def _lines(path: fields.Path, owner: Any, origins: Mapping[str, Origin]) -> Iter
 
 def _written(path: fields.Path, value: Any) -> str:
     field = fields.lookup(path)
+    if dataclasses.is_dataclass(value):
+        own = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        known = (f"{k}: {_written((*path, k), v)}" for k, v in own.items() if v is not None)
+        return f"{{{', '.join(known)}}}"
     if isinstance(value, dict):
         return "{}"
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return f"[{', '.join(_written(path, item) for item in value)}]"
     if field is not None and field.parser in _WRITERS:
         return _WRITERS[field.parser](value)
+    if value is None:
+        return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

@@ -11,9 +11,16 @@ import hashlib
 import json
 from dataclasses import asdict, field
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictInt
+from pydantic import (
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic.dataclasses import dataclass
 
 from scenarios.hardware import CONFIG, Positive
@@ -65,7 +72,20 @@ class Model:
         return self.family == "gpt"
 
 
-Slices = Positive | tuple[Positive, ...] | Literal["optimal"] | None
+def _explained(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return handler(value)
+    except ValidationError:
+        raise ValueError(
+            f"`{value}` is no slicing: write how many even slices, as `slices: 4`, the tokens of "
+            "each, as `slices: [704, 688, 656]`, or `slices: optimal`"
+        ) from None
+
+
+Slices = Annotated[
+    Positive | tuple[Positive, ...] | Literal["optimal"] | None, WrapValidator(_explained)
+]
+GroupSlices = Annotated[Positive | tuple[Positive, ...] | None, WrapValidator(_explained)]
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -76,7 +96,7 @@ class MicrobatchGroup:
     """How many they are."""
     micro_batch: Positive = 1
     """Sequences in each of them."""
-    slices: Positive | tuple[Positive, ...] | None = None
+    slices: GroupSlices = None
     """Token slices of each: how many even ones, or the tokens of each; whole unless given."""
 
     @property
@@ -350,13 +370,17 @@ class Scenario:
     """Times given outright, instead of those computed from model and cluster."""
     execution: Execution = field(default_factory=Execution)
     """How `pipetwin run` executes it."""
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Named scenarios that differ from this one in a few fields, as `{uniform: {plan.slices: 8}}`;
+    `NAME:uniform` is one of them, and `run` and `validate` put them beside one another."""
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the resolved scenario without its name, description and execution (hex)."""
+        """SHA-256 (hex) of the resolved scenario without its name, description, execution and
+        variants."""
         content = asdict(self)
         del content["plan"]["schedule_file"]  # Its rows are in schedule_order.
-        for key in ("name", "description", "execution"):
+        for key in ("name", "description", "execution", "variants"):
             del content[key]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

@@ -62,7 +62,8 @@ def place(root: Node, path: Path) -> Origin:
 
 
 def _plain(node: Node, path: Path, problems: list[Problem], doubtful: list[str]) -> Any:
-    """Turn a node into plain values without nulls, taking out and reporting unknown fields."""
+    """Turn a node into plain values without nulls (but a variant's, which take values back to their
+    defaults), taking out and reporting unknown fields."""
     if isinstance(node.value, list):
         return [
             _plain(item, (*path, index), problems, doubtful)
@@ -76,9 +77,15 @@ def _plain(node: Node, path: Path, problems: list[Problem], doubtful: list[str])
         inner = (*path, key)
         if names is not None and key not in names:
             problems.append(_unknown(child, inner, names, doubtful))
-        elif child.value is not None:
-            values[key] = _plain(child, inner, problems, doubtful)
+        elif child.value is not None or _in_variant(inner):
+            # A variant may be called `8`.
+            name = str(key) if path == ("variants",) else key
+            values[name] = _plain(child, inner, problems, doubtful)
     return values
+
+
+def _in_variant(path: Path) -> bool:
+    return path[0] == "variants" and len(path) > 2
 
 
 def _unknown(node: Node, path: Path, names: tuple[str, ...], doubtful: list[str]) -> Problem:
