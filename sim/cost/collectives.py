@@ -16,6 +16,7 @@ from functools import lru_cache
 
 from scenarios.schema import Cluster, Plan
 from sim.cost.links import Network, bytes_per_ns, devices_by_rank
+from sim.cost.parts import larger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +157,7 @@ def _all_reduce_ns(payload_bytes: float, n: int, latency_ns: float, rate: float)
     if n <= 2:
         return ring
     tree = 2 * math.ceil(math.log2(n)) * latency_ns + 2 * payload_bytes / rate
-    return min(ring, tree)
+    return -larger(-ring, -tree)
 
 
 def _half_ns(payload_bytes: float, n: int, latency_ns: float, rate: float) -> float:

@@ -16,7 +16,7 @@ from scenarios.schema import PRECISION_BYTES
 from sim.cost.collectives import all_gather_ns, all_reduce_ns, data_group, reduce_scatter_ns
 from sim.cost.costs import Cost
 from sim.cost.modelled import PartTimes, PassTimes, Setup
-from sim.cost.parts import Parts, rounded, summed, total_ns
+from sim.cost.parts import Parts, larger, rounded, summed, total_ns
 from sim.cost.profile import Part, Pass
 from sim.workload.memory import part_parameters
 from sim.workload.parameters import LAYER_MATRICES, token_table_parameters
@@ -189,7 +189,8 @@ def _both(
 ) -> Parts:
     alone = total_ns(compute)
     communication = lane.gather + lane.scatter
-    longest = max(lane.first + alone + lane.last, communication + total_ns(times[end][name]))
+    communicated = communication + total_ns(times[end][name])
+    longest = larger(lane.first + alone + lane.last, communicated)
     seen = (longest - alone) / communication
     exposed = seen + slowdown * (1.0 - seen)
     parts: Parts = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from scenarios.schema import Device, Precision
+from sim.cost.parts import larger
 from sim.workload.operations import FusedAttention, Product, Traffic
 
 
@@ -30,7 +31,7 @@ def matmul_efficiency(device: Device, m: int, k: int, n: int) -> float:
     half = device.efficiency.matmul_half_dimension
     reached = device.efficiency.matmul_max
     for size in (m, k, n):
-        reached *= size / (size + half)
+        reached = reached * (size / (size + half))  # No `*=`: sizes may be arrays, which grow.
     return reached
 
 
@@ -58,7 +59,7 @@ def operation_time(
         raise ValueError(f"device {device.name} has no matmul peak for {precision}, only {known}")
     arithmetic = operation.flops / (peak * matmul_efficiency(device, m, k, n)) * 1e9
     return Time(
-        efficiency.launch, max(arithmetic, operation.traffic_bytes(precision) / bytes_per_ns)
+        efficiency.launch, larger(arithmetic, operation.traffic_bytes(precision) / bytes_per_ns)
     )
 
 

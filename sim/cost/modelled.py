@@ -19,7 +19,7 @@ from sim.cost.collectives import (
 from sim.cost.costs import Category, Transfer
 from sim.cost.device import operation_time, optimizer_ns, traffic_ns
 from sim.cost.links import Network
-from sim.cost.parts import Parts, at_least, summed
+from sim.cost.parts import Parts, at_least, larger, summed
 from sim.cost.profile import Part, Pass
 from sim.workload.memory import updated_parameters
 from sim.workload.operations import (
@@ -96,6 +96,7 @@ def part_times(setup: Setup, tokens: int, context: int) -> PartTimes:
     `backward` is recomputation, input gradients and weight gradients in turn; in a split backward
     pass recomputation comes with the input gradients. A layer's pass takes at least
     the host's time to launch its kernels (`layer_overhead`; once more for full recomputation).
+    tokens, context: integers, or arrays of them for many pieces at once, which broadcast.
     Not modelled: gaps between kernels beyond their launch; that the halves of a split backward
     pass cost more than the whole.
     """
@@ -176,7 +177,7 @@ def _collective_ns(
     if operation.beside is None or (split and isinstance(operation, TensorScatter)):
         return time
     beside = operation_time(operation.beside, cluster.device, setup.plan.precision)
-    return max(0.0, time - beside.total_ns)
+    return larger(0.0, time - beside.total_ns)
 
 
 def stage_times(part: StagePart, times: PartTimes, data_loading_ns: float = 0.0) -> PassTimes:

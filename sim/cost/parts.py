@@ -1,4 +1,8 @@
-"""Costs before they are rounded: nanoseconds by category, and the one rounding they get."""
+"""Costs before they are rounded: nanoseconds by category, and the one rounding they get.
+
+An amount may be an array of many pieces' amounts instead of a number (`sim.cost.slices`), except
+where it is rounded.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +28,24 @@ def scaled(parts: Parts, factor: float) -> Parts:
     return {category: factor * amount for category, amount in parts.items()}
 
 
+def larger(a: float, b: float) -> float:
+    """The larger of two amounts, each a number or an array."""
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return max(a, b)
+    from numpy import maximum
+
+    found: float = maximum(a, b)
+    return found
+
+
 def at_least(parts: Parts, host_ns: float) -> Parts:
     """The parts, and as `host` what is missing to a floor: kernels that wait to be launched."""
-    missing = host_ns - total_ns(parts)
-    return {**parts, "host": parts.get("host", 0.0) + missing} if missing > 0 else parts
+    if not host_ns:
+        return parts
+    missing = larger(host_ns - total_ns(parts), 0.0)
+    if isinstance(missing, float) and not missing:
+        return parts
+    return {**parts, "host": parts.get("host", 0.0) + missing}
 
 
 def total_ns(parts: Parts) -> float:
