@@ -9,9 +9,40 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
+
+from reports.options import (
+    CalibrateOn,
+    Collectives,
+    Device,
+    Engine,
+    FitPublished,
+    Flag,
+    FoldBy,
+    Folds,
+    Force,
+    Granularity,
+    Json,
+    JudgedPublished,
+    JudgedRuns,
+    KeepMicrobatches,
+    ListPublished,
+    MaxError,
+    MeasuredFile,
+    MemoryCap,
+    Microbatches,
+    Output,
+    Overrides,
+    ProfileFile,
+    ReportFile,
+    RequiredOutput,
+    Runs,
+    Seed,
+    Simulations,
+    Stages,
+    TraceFile,
+)
 
 __version__ = "0.1.0"
 
@@ -29,47 +60,11 @@ schedule_app = App(name="schedule", help="Draw, export and check pipeline schedu
 app.command(scenario_app)
 app.command(schedule_app)
 
-Overrides = Annotated[
-    list[str],
-    Parameter(
-        name="--set",
-        negative="",
-        help="Override a field, as plan.micro_batch=2; may be repeated.",
-    ),
-]
-Json = Annotated[
-    bool, Parameter(name="--json", negative="", help="Print one JSON object instead of tables.")
-]
-Force = Annotated[
-    bool, Parameter(name="--force", negative="", help="Replace files that exist already.")
-]
-Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
-ReportFile = Annotated[Path | None, Parameter(help="Write an HTML report to this file.")]
-TraceFile = Annotated[
-    Path | None, Parameter(help="Write a gzipped Chrome trace (for ui.perfetto.dev) to this file.")
-]
-Device = Annotated[
-    str,
-    Parameter(help="With --runs: the device (or cluster), from the catalogue, as a100-80gb."),
-]
-Stages = Annotated[
-    int | None, Parameter(help="Pipeline stages, for a schedule's name (4 unless given).")
-]
-Microbatches = Annotated[
-    int | None, Parameter(help="Microbatches, for a schedule's name (8 unless given).")
-]
-ProfileFile = Annotated[
-    Path | None,
-    Parameter(help="Take times from this profile (of `measure` or `calibrate`, or a100-80gb)."),
-]
-
 
 @scenario_app.command(name="list")
 def scenario_list(
     *,
-    published: Annotated[
-        str, Parameter(help="List the rows of these published tables, as ptdp.table1 or megatron.")
-    ] = "",
+    published: ListPublished = "",
     json: Json = False,
 ) -> int:
     """List the catalogue: scenarios, published tables, models, clusters and devices."""
@@ -100,28 +95,11 @@ def scenario_show(scenario: str, /, *, set: Overrides | None = None) -> int:
 def scenario_check(*scenario: str, set: Overrides | None = None) -> int:
     """Check scenario files; print every problem with its place."""
     from reports import console, files
-    from scenarios.catalogue import catalogue, full_name
-    from scenarios.errors import Problem, ScenarioError
-    from scenarios.loader import check_partial, load
-    from scenarios.published import load_table
+    from scenarios.checking import check_all
 
     if not scenario:
         raise files.InputError("give at least one scenario or file to check")
-    kinds = {entry.name: entry.kind for entry in catalogue()}
-    problems: list[Problem] = []
-    for name in scenario:
-        try:
-            entry = full_name(name)
-            if kinds.get(entry) == "table":
-                load_table(entry.removeprefix("published/"), set or ())
-            elif kinds.get(entry, "scenario") != "scenario":
-                check_partial(name, set or ())
-            else:
-                load(name, set or ())
-        except ScenarioError as error:
-            problems += error.problems
-    if problems:
-        raise ScenarioError(problems)
+    check_all(scenario, set or ())
     console.show_text(f"{len(scenario)} checked, no problems")
     return 0
 
@@ -145,7 +123,7 @@ def simulate(
     *,
     set: Overrides | None = None,
     profile: ProfileFile = None,
-    engine: Literal["simpy"] = "simpy",
+    engine: Engine = "simpy",
     report: ReportFile = None,
     trace: TraceFile = None,
     json: Json = False,
@@ -188,7 +166,7 @@ def schedule_show(
     Parameters
     ----------
     schedule
-        Its name (gpipe, 1f1b, interleaved, interleaved:3), a CSV of torch's, or a scenario.
+        Its name (gpipe, 1f1b, interleaved:3, terapipe:4), a CSV of torch's, or a scenario.
     """
     from reports import files, terminal
 
@@ -251,6 +229,56 @@ def schedule_check(
     return 0
 
 
+@app.command(name="slice")
+def slice_tokens(
+    scenario: str,
+    /,
+    *,
+    output: Output = None,
+    set: Overrides | None = None,
+    profile: ProfileFile = None,
+    granularity: Granularity = 8,
+    keep_microbatches: KeepMicrobatches = False,
+    memory: MemoryCap = "",
+    simulations: Simulations = 40,
+    json: Json = False,
+    force: Force = False,
+) -> int:
+    """Find TeraPipe's slicing of a scenario: how to cut the batch into microbatches and these into
+    token slices.
+
+    A dynamic program over slices minimises sum t + (pipeline - 1) x largest t, exactly; its best,
+    even slicings and what lies around the best are then simulated, and the fastest that fits wins.
+
+    Parameters
+    ----------
+    scenario
+        A catalogue name or a YAML file, as terapipe/175b-setting10.
+    output
+        Write the scenario with the slicing found to this file.
+    """
+    from reports import console, files, scenario_files, terminal_slicing
+    from scenarios.loader import load
+    from sim.planner.search import CHANGED, best_slicing
+
+    files.check_outputs((output,), force=force)
+    loaded = load(scenario, set or ())
+    found = best_slicing(
+        loaded.scenario,
+        files.profile(profile),
+        granularity=granularity,
+        keep_microbatches=keep_microbatches,
+        memory_bytes=scenario_files.size_in_bytes(memory, "--memory"),
+        simulations=simulations,
+        progress=console.progress(),
+    )
+    if output is not None:
+        scenario_files.write_scenario(output, loaded, found.best.scenario, CHANGED, force=force)
+    terminal_slicing.show_slicing(found, loaded.scenario, as_json=json)
+    console.wrote((output,), as_json=json)
+    return 0
+
+
 @app.command
 def run(
     scenario: str,
@@ -258,7 +286,7 @@ def run(
     *,
     output: Output = None,
     set: Overrides | None = None,
-    check: Annotated[bool, Parameter(negative="")] = False,
+    check: Flag = False,
     profile: ProfileFile = None,
     report: ReportFile = None,
     trace: TraceFile = None,
@@ -309,9 +337,9 @@ def measure(
     scenario: str,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    output: RequiredOutput,
     set: Overrides | None = None,
-    quick: Annotated[bool, Parameter(negative="")] = False,
+    quick: Flag = False,
     json: Json = False,
     force: Force = False,
 ) -> int:
@@ -343,24 +371,13 @@ def measure(
 def calibrate(
     *measured: Path,
     output: Output = None,
-    runs: Annotated[Path | None, Parameter(help="A CSV of whole-iteration times.")] = None,
+    runs: Runs = None,
     device: Device = "",
-    folds: Annotated[int, Parameter(help="Also cross-validate on --runs, in so many folds.")] = 0,
-    fold_by: Annotated[
-        Literal["run", "plan", "model"],
-        Parameter(help="What a fold keeps together: each run alone, replicates, or whole models."),
-    ] = "run",
-    seed: Annotated[int, Parameter(help="Of the shuffle into folds.")] = 0,
-    published: Annotated[
-        str, Parameter(help="Also fit to published tables; `ptdp.table1:4` is its first 4 rows.")
-    ] = "",
-    collectives: Annotated[
-        Path | None,
-        Parameter(
-            help="Also fit to a CSV of all-reduces within a node, by NCCL's tests: columns gpu, "
-            "ranks, bytes, in_place_us (or out_of_place_us)."
-        ),
-    ] = None,
+    folds: Folds = 0,
+    fold_by: FoldBy = "run",
+    seed: Seed = 0,
+    published: FitPublished = "",
+    collectives: Collectives = None,
     set: Overrides | None = None,
     json: Json = False,
     force: Force = False,
@@ -423,34 +440,14 @@ def calibrate(
 @app.command
 def validate(
     *scenario: str,
-    measured: Annotated[
-        Path | None, Parameter(help="A file that `pipetwin run -o` wrote for the scenario.")
-    ] = None,
+    measured: MeasuredFile = None,
     profile: ProfileFile = None,
-    runs: Annotated[
-        Path | None, Parameter(help="Instead of --measured: a CSV of whole-iteration times.")
-    ] = None,
+    runs: JudgedRuns = None,
     device: Device = "",
-    published: Annotated[
-        str,
-        Parameter(
-            help="Instead of --measured: predict published tables, as megatron (all of them), or "
-            "ptdp.fig13,ptdp.table1; with the profile a100-80gb that comes along, unless given."
-        ),
-    ] = "",
-    calibrate_on: Annotated[
-        list[str] | None,
-        Parameter(
-            negative="",
-            consume_multiple=True,
-            help="Instead of --measured: run the scenarios now, in turn with these others, from "
-            "which each round's profile is calibrated; compare pair by pair.",
-        ),
-    ] = None,
+    published: JudgedPublished = "",
+    calibrate_on: CalibrateOn = None,
     rounds: int = 5,
-    max_error: Annotated[
-        float | None, Parameter(help="Exit 1 where an error is larger, as 0.05.")
-    ] = None,
+    max_error: MaxError = None,
     set: Overrides | None = None,
     report: ReportFile = None,
     json: Json = False,
@@ -528,7 +525,7 @@ def report(
     measured: Path,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    output: RequiredOutput,
     profile: ProfileFile = None,
     force: Force = False,
 ) -> int:

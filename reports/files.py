@@ -98,7 +98,7 @@ def profile(path: Path | None) -> Profile | None:
 
 
 def _schedule_names() -> str:
-    return ", ".join([*GENERATORS, "interleaved", "interleaved:3"])
+    return ", ".join([*GENERATORS, "interleaved", "interleaved:3", "terapipe:4"])
 
 
 def schedule(
@@ -106,34 +106,17 @@ def schedule(
 ) -> Schedule:
     """A schedule by its name and sizes (4 ranks, 8 microbatches unless given), from a CSV file, or
     from a scenario, which have their own sizes. `interleaved` has 2 chunks a rank, `interleaved:3`
-    has 3; its stages are ranks x chunks."""
+    has 3, its stages are ranks x chunks; `terapipe:4` cuts microbatches into 4 token slices, as
+    `1f1b:4` and `gpipe:4` do."""
     kind, _, number = name.partition(":")
-    chunked = kind == "interleaved" and (not number or number.isdecimal())
-    if name not in GENERATORS and not chunked and (stages or microbatches):
+    named = kind in (*GENERATORS, "interleaved") and (not number or number.isdecimal())
+    if not named and (stages or microbatches):
         raise InputError(
             f"--stages and --microbatches go with a schedule's name ({_schedule_names()}); "
             f"{name} has its own sizes"
         )
-    if name in GENERATORS or chunked:
-        chunks = int(number or 2) if chunked else 1
-        stages = 4 * chunks if stages is None else stages
-        microbatches = 8 if microbatches is None else microbatches
-        if stages < 1 or microbatches < 1 or chunks < 1:
-            raise InputError(
-                f"--stages {stages} --microbatches {microbatches}: both are at least 1, "
-                "as --stages 4 --microbatches 8"
-            )
-        if not chunked:
-            return GENERATORS[name](stages, microbatches)
-        if stages % chunks:
-            raise InputError(
-                f"--stages {stages}: {name} has {chunks} stages a rank, so they are a multiple of "
-                f"{chunks}, as --stages {4 * chunks}"
-            )
-        try:
-            return interleaved(stages // chunks, microbatches, chunks)
-        except ValueError as error:
-            raise InputError(f"{name}: {error}") from None
+    if named:
+        return _named_schedule(name, kind, int(number) if number else None, stages, microbatches)
     if name.endswith(".csv"):
         found = read_csv(Path(name))
         check(found)
@@ -145,6 +128,32 @@ def schedule(
             known = _schedule_names()
             raise InputError(f"{error}\n(schedules by name: {known}; or a .csv file)") from error
         raise
+
+
+def _named_schedule(
+    name: str, kind: str, number: int | None, stages: int | None, microbatches: int | None
+) -> Schedule:
+    """number: chunks for interleaved, token slices for the others."""
+    chunks = (2 if number is None else number) if kind == "interleaved" else 1
+    slices = 1 if number is None or kind == "interleaved" else number
+    stages = 4 * chunks if stages is None else stages
+    microbatches = 8 if microbatches is None else microbatches
+    if stages < 1 or microbatches < 1 or chunks < 1 or slices < 1:
+        raise InputError(
+            f"{name} --stages {stages} --microbatches {microbatches}: all numbers are at least 1, "
+            "as --stages 4 --microbatches 8"
+        )
+    if kind != "interleaved":
+        return GENERATORS[kind](stages, microbatches, slices=slices)
+    if stages % chunks:
+        raise InputError(
+            f"--stages {stages}: {name} has {chunks} stages a rank, so they are a multiple of "
+            f"{chunks}, as --stages {4 * chunks}"
+        )
+    try:
+        return interleaved(stages // chunks, microbatches, chunks)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def write_trace(

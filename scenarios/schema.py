@@ -72,6 +72,12 @@ class Model:
         return self.family == "gpt"
 
 
+class SlicesNotFound(ValueError):
+    """The plan's slices are still to be searched."""
+
+    is_bad_input = True
+
+
 def _explained(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     try:
         return handler(value)
@@ -240,12 +246,15 @@ class Plan:
     def groups(self) -> tuple[MicrobatchGroup, ...]:
         """The microbatches of one iteration in runs of equal ones, resolved.
 
-        Raises ValueError where `slices` is still `optimal`.
+        Raises SlicesNotFound where `slices` is still `optimal`.
         """
         if self.microbatch_groups is not None:
             return self.microbatch_groups
         if self.slices == "optimal":
-            raise ValueError("plan.slices is `optimal`: the search has to find them first")
+            raise SlicesNotFound(
+                "plan.slices is `optimal`: `pipetwin slice` finds them, and `simulate`, `run` and "
+                "`validate` have them found first; here give how many, as `plan.slices=4`"
+            )
         return (
             MicrobatchGroup(
                 microbatches=self.num_microbatches,

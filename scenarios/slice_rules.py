@@ -64,16 +64,17 @@ def _groups(scenario: Scenario) -> Iterator[tuple[str, str]]:
         )
         return
     given = {
-        "micro_batch": plan.micro_batch != 1,
-        "microbatches": plan.microbatches is not None,
-        "slices": plan.slices is not None,
+        "micro_batch: 1": plan.micro_batch != 1,
+        "microbatches: null": plan.microbatches is not None,
+        "slices: null": plan.slices is not None,
     }
-    for name, there in given.items():
+    for works, there in given.items():
+        name = works.partition(":")[0]
         if there:
             yield (
                 f"plan.{name}",
                 f"stands beside plan.microbatch_groups, whose groups each have their own {name}: "
-                "leave one of them out",
+                f"leave one of them out; `{works}` would work",
             )
     if plan.global_batch is not None and plan.global_batch != plan.num_sequences:
         yield (

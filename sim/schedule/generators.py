@@ -143,7 +143,7 @@ def interleave(forwards: list[Action], backwards: list[Action], warm_up: int) ->
     return order + list(backwards[steady:])
 
 
-GENERATORS: dict[str, Callable[[int, int], Schedule]] = {
+GENERATORS: dict[str, Callable[..., Schedule]] = {
     "gpipe": gpipe,
     "1f1b": one_forward_one_backward,
     "terapipe": terapipe,

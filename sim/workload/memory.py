@@ -390,6 +390,12 @@ def _working(
     }
 
 
+def piece_bytes(part: StagePart, setting: Setting, scenario: Scenario) -> int:
+    """What one piece by itself needs on a stage: what it keeps, and the larger of what its forward
+    and its backward pass need while they run."""
+    return stage_activations(part, setting) + max(_working(part, (setting,), scenario).values())
+
+
 def peak_bytes(model: MemoryModel, schedule: Schedule) -> tuple[int, ...]:
     """Each rank's peak by liveness in program order alone, without any times.
 
