@@ -9,54 +9,35 @@ import os
 import pytest
 import torch
 from children import ranks_of
+from mesh_cases import (
+    BERT,
+    BLOCKING,
+    BUCKETS,
+    CLIPPED,
+    FULL,
+    GLOO,
+    GPIPE,
+    INTERLEAVED,
+    OUTSIDE_IN,
+    PAIRS,
+    SCATTER,
+    SELECTIVE,
+    SEQUENCE,
+    SPLIT,
+    UNTIED,
+    VIT,
+    ZERO1,
+    ZERO3,
+    Case,
+    run_cases,
+    scenario_of,
+)
 
-from executor.assembly import assemble, whole_tensors
 from executor.commands import UnsupportedPlan, against_reference, require_supported
 from executor.joining import RankFailure
 from executor.launch import launch
 from executor.launching import SessionResult
 from executor.reference import reference
-from executor.session import Assignment, Visit
-from scenarios.loader import load
-from scenarios.schema import Scenario
-
-TINY = (
-    "model.layers=4",
-    "model.hidden=16",
-    "model.heads=4",
-    "model.sequence=8",
-    "model.vocabulary=61",  # Divides by no tensor degree.
-    "model.tied_embeddings=true",
-    "plan.micro_batch=2",
-    "plan.microbatches=4",
-    "plan.precision=fp64",
-    "execution.deadline=60 s",
-)
-# Adam hardly sees the scale of gradients: SGD shows a norm that counts something twice.
-CLIPPED = ("plan.clip_gradients=true", "plan.optimizer=sgd", "execution.learning_rate=0.1")
-INTERLEAVED = ("plan.schedule=interleaved", "plan.chunks=2")
-GPIPE = ("plan.schedule=gpipe",)
-BLOCKING = ("plan.p2p=blocking",)
-SCATTER = ("plan.scatter_gather=true",)
-SEQUENCE = ("plan.sequence_parallel=true",)
-ZERO1 = ("plan.sharding=optimizer",)
-ZERO3 = ("plan.sharding=full",)
-BUCKETS = ("plan.gradient_reduction=overlapped", "plan.gradient_bucket=8 KiB")
-SELECTIVE = ("plan.recomputation=selective",)
-FULL = ("plan.recomputation=full",)
-PAIRS = ("plan.recomputation=full", "plan.recompute_every=2")
-UNTIED = ("model.tied_embeddings=false",)
-GLOO = ("execution.transport=gloo",)
-OUTSIDE_IN = ("plan.placement=pipeline-data-tensor",)
-BERT = ("model.family=bert",)
-SPLIT = (
-    "plan.schedule=given",
-    "plan.microbatches=1",
-    'plan.schedule_order=["0F0,0I0,0W0"]',
-)
-VIT = ("model.family=vit", "model.tied_embeddings=false", "model.patch_inputs=6")
-
-Case = tuple[tuple[int, int, int], tuple[str, ...]]
 
 CASES: dict[str, Case] = {
     # name: (tensor, pipeline, data), overrides
@@ -93,43 +74,10 @@ SIXTEEN_BIT = {
 }
 
 
-def scenario_of(case: Case) -> Scenario:
-    (tensor, pipeline, data), overrides = case
-    sizes = {"tensor": tensor, "pipeline": pipeline, "data": data}
-    degrees = [f"plan.{name}={size}" for name, size in sizes.items()]
-    cluster = f"cluster.devices_per_node={tensor * pipeline * data}"
-    return load("local-2rank", (*TINY, *degrees, cluster, *overrides)).scenario
-
-
 @pytest.fixture(scope="module")
 def sessions() -> dict[str, SessionResult]:
     """Every case, run for three iterations."""
-    by_size: dict[int, list[str]] = {}
-    for name, ((tensor, pipeline, data), _) in (CASES | SIXTEEN_BIT).items():
-        by_size.setdefault(tensor * pipeline * data, []).append(name)
-    found = {}
-    for size, names in by_size.items():
-        scenarios = [scenario_of((CASES | SIXTEEN_BIT)[name]) for name in names]
-        by_rank = launch(
-            size, "mesh_targets:each_alone", scenarios, deadline_s=400.0, wait_s=120.0, pin=True
-        )
-        for name, scenario, results in zip(
-            names, scenarios, zip(*by_rank, strict=True), strict=True
-        ):
-            found[name] = SessionResult(
-                measurements=assemble(
-                    Assignment(
-                        scenarios=(scenario,), visits=(Visit(job=0, warmup=0, iterations=3),)
-                    ),
-                    results,
-                    {},
-                ),
-                interrupted=False,
-                gradients=whole_tensors(scenario, [r.gradients for r in results]),
-                weights=whole_tensors(scenario, [r.weights for r in results]),
-                environment={},
-            )
-    return found
+    return run_cases(CASES | SIXTEEN_BIT)
 
 
 @pytest.mark.timeout(900)
