@@ -163,7 +163,7 @@ class _Steps:
 
     def add(self, bound: int, total: int, peak: int) -> None:
         index = bisect_left(self.ends, bound)
-        if index and self.peaks[index - 1] == peak and self.sums[index - 1] == total:
+        if index and self.peaks[index - 1] == peak:
             self.ends[index - 1] = bound
             return
         self.ends.insert(index, bound)
@@ -256,12 +256,11 @@ class _Search:
         return best
 
     def _could_improve(self, best: Ranked, slack: int, least_total: int) -> int:
-        """The highest bound at which a sum of least_total would improve on the best, or -1."""
+        """The highest bound where a sum of least_total would be as good as the best, or -1."""
         room = best[0] - slack - least_total
         if room < 0 or self.num_stages == 1:  # one stage: the sum alone counts, and it rises
             return -1
-        bound, rest = divmod(room, self.num_stages - 1)
-        return bound - 1 if rest == 0 and bound >= best[1] else bound
+        return room // (self.num_stages - 1)
 
     def joint(self, bound: int) -> tuple[int, int]:
         """The least sum of a splitting with no time above the bound, and its largest time.

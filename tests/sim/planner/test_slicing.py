@@ -14,8 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sim.planner.slicing import NoSplit, Splitting, best_splitting, frontier, uniform_slices
-from sim.planner.slicing_kernels import compiled
+from sim.planner.slicing import (
+    NoSplit,
+    Splitting,
+    _Search,
+    best_splitting,
+    frontier,
+    uniform_slices,
+)
+from sim.planner.slicing_kernels import NEVER, compiled
 
 ROOT = Path(__file__).resolve().parents[3]
 Case = tuple[NDArray[np.int64], NDArray[np.bool_], int]
@@ -105,9 +112,11 @@ def cases(draw: st.DrawFn, most_units: int, most_sequences: int, top: int) -> Ca
     return times, allowed, sequences
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(
-    case=st.one_of(cases(7, 4, 4), cases(4, 4, 60), cases(7, 2, 1000), cases(3, 3, 10**9)),
+    case=st.one_of(
+        cases(3, 4, 3), cases(4, 3, 5), cases(7, 4, 4), cases(4, 4, 60), cases(5, 3, 10**9)
+    ),
     stages=st.one_of(st.integers(1, 6), st.sampled_from([40, 1000])),
 )
 def test_equals_the_best_of_all_splittings(case: Case, stages: int) -> None:
@@ -147,6 +156,32 @@ def test_the_frontier_is_what_nothing_dominates(
         assert_is_what_it_says(case, stages, splitting)
 
 
+@settings(max_examples=400, deadline=None)
+@given(case=st.one_of(cases(4, 4, 2), cases(5, 4, 4)), seed=st.integers(0, 1000))
+def test_what_is_known_of_other_bounds_never_misleads(case: Case, seed: int) -> None:
+    times, allowed, sequences = case
+    search = _Search.of(times, sequences, 1, allowed)
+    outcomes = every_outcome(case)
+    for bound in np.random.default_rng(seed).permutation(search.ceiling + 1)[:20]:
+        within = [(total, peak) for total, peak in outcomes if peak <= bound]
+        assert search.joint(int(bound)) == min(within, default=(NEVER, 0))
+
+
+def test_a_batch_size_not_sliced_yet_is_not_thought_dearer_than_it_may_be() -> None:
+    times = np.full((3, 4, 3), 10**6)
+    times[1, 3, 0], times[1, 1, 0], times[1, 2, 1] = 10, 5, 6
+    times[2, 1] = 8, 8, 7
+    found = frontier(times, 2, num_stages=3, limit=3)
+    assert [(s.total_ns, s.largest_ns) for s in found] == [(22, 6), (20, 10)]
+    search = _Search.of(times, 2, 3, None)
+    assert [search.joint(bound) for bound in (10, 9, 8, 5)] == [
+        (20, 10),
+        (22, 6),
+        (22, 6),
+        (NEVER, 0),
+    ]
+
+
 def table(units: int, sizes: int, seed: int = 0, noise: float = 0.0) -> NDArray[np.int64]:
     """A fixed part, a part per token from a smallest amount of them on, attention; some noise."""
     batch, length, context = np.indices((sizes + 1, units + 1, units)).astype(float)
@@ -159,8 +194,8 @@ def table(units: int, sizes: int, seed: int = 0, noise: float = 0.0) -> NDArray[
 @pytest.mark.parametrize("stages", [1, 8, 96])
 @pytest.mark.parametrize("noise", [0.0, 0.02, 1.0])
 def test_equals_the_enumeration_of_all_bounds(stages: int, noise: float) -> None:
-    units, sequences = 24, 5
-    times = table(units, 4, noise=noise)
+    units, sequences = 16, 4
+    times = table(units, 3, noise=noise)
     bounds = np.unique(times[1:, 1:, :])
     best = min(
         total + (stages - 1) * int(bound)
@@ -207,6 +242,39 @@ def test_a_mask_keeps_long_slices_out_and_batches_are_left_out_by_it() -> None:
         best_splitting(times, 5, 1, allowed=(batch == 2) | (batch == 4))
     with pytest.raises(NoSplit):
         best_splitting(times, 4, 1, allowed=np.zeros(times.shape, bool))
+
+
+def with_times(units: int, found: dict[tuple[int, int], int]) -> NDArray[np.int64]:
+    """One sequence's table: what is found is by (length, context), all else far too long."""
+    times = np.full((2, units + 1, units), 10**12)
+    for cell, time in found.items():
+        times[1, *cell] = time
+    return times
+
+
+@pytest.mark.parametrize("scale", [1, 10**8])
+def test_of_equal_objectives_the_smallest_largest_time(scale: int) -> None:
+    found = {(1, 0): 5, (3, 1): 5, (2, 0): 4, (1, 2): 4, (1, 3): 3}
+    times = with_times(4, {cell: time * scale for cell, time in found.items()})
+    best = best_splitting(times, 1, 2)
+    assert best.microbatches[0].slices == (2, 1, 1)
+    assert (best.objective_ns, best.largest_ns) == (15 * scale, 4 * scale)
+
+
+def test_the_least_improvement_is_found_among_large_times() -> None:
+    found = {(1, 0): 10**9, (3, 1): 10**9, (2, 0): 10**9 - 1001, (1, 2): 10**9 - 1001}
+    best = best_splitting(with_times(4, found | {(1, 3): 3001}), 1, 2)
+    assert best.microbatches[0].slices == (2, 1, 1)
+    assert best.objective_ns == 3 * 10**9 - 2  # 2 x 999998999 + 3001 + 999998999
+
+
+def test_of_splittings_alike_the_longest_slices_in_the_largest_microbatches() -> None:
+    best = best_splitting(np.zeros((3, 5, 4), np.int64), 5, 7)
+    assert [split.micro_batch for split in best.microbatches] == [2, 2, 1]
+    assert [split.slices for split in best.microbatches] == [(4,)] * 3
+    length = np.indices((2, 6, 5))[1]
+    short = best_splitting(np.zeros((2, 6, 5), np.int64), 1, 7, allowed=length <= 3)
+    assert short.microbatches[0].slices == (2, 3)
 
 
 def test_more_stages_mean_smaller_slices() -> None:
