@@ -10,9 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from scenarios.schema import Precision, Scenario
+from sim.workload.partition import pieces
+
+if TYPE_CHECKING:
+    from sim.cost.slice_fit import SliceFit
 
 Part = Literal["embedding", "layer", "head", "action"]
 Bound = Literal["low", "high"]
@@ -111,10 +116,34 @@ class Profile:
     sources: tuple[Source, ...] = ()
     raw: tuple[Mapping[str, object], ...] = ()
 
+    @cached_property
+    def slice_fits(self) -> Mapping[Shape, SliceFit]:
+        """What slices take, fitted to `times`, by `family_of` a shape; of the families
+        in which slices of different tokens were measured."""
+        from sim.cost.slice_fit import fit_slices
+
+        return fit_slices(self.times)
+
 
 def same_device(name: str, other: str) -> bool:
     """Whether two devices are of one kind, memory size aside, as A100-SXM4-40GB and -80GB."""
     return re.sub(r"-\d+GB$", "", name) == re.sub(r"-\d+GB$", "", other)
+
+
+def family_of(shape: Shape) -> Shape:
+    """What shapes have in common that differ in batch, tokens and context alone."""
+    return shape._replace(micro_batch=0, tokens=0, context=0)
+
+
+def shapes_of(scenario: Scenario) -> tuple[tuple[Shape, ...], ...]:
+    """The shape of every pass, by microbatch and slice."""
+    return tuple(
+        tuple(
+            shape_of(scenario, piece.tokens, piece.context)._replace(micro_batch=piece.micro_batch)
+            for piece in cut
+        )
+        for cut in pieces(scenario)
+    )
 
 
 def shape_of(scenario: Scenario, tokens: int | None = None, context: int = 0) -> Shape:

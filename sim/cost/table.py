@@ -16,6 +16,7 @@ from sim.cost.given import given_table
 from sim.cost.measured import (
     fitted_cluster,
     message_time_ns,
+    profiled_message,
     profiled_optimizer_ns,
     profiled_part_times,
 )
@@ -103,7 +104,9 @@ def cost_table(
             costs[key] = rounded(weight_gather(setup, count))
         elif action.kind is Kind.REDUCE_TIED:
             costs[key] = rounded(_tied(setup, profile, tied_ranks(schedule)))
-    if program.mode != "overlapped" and setup.cluster.device.efficiency.message_overhead:
+    # In an `exchange` the device waits, and the host goes on.
+    waits = program.mode in ("blocking", "serial")
+    if waits and setup.cluster.device.efficiency.message_overhead:
         for rank in range(program.num_ranks):
             costs[CostKey(Kind.EXCHANGE, rank)] = rounded(exchange(setup))
     return CostTable(costs=costs, transfers=transfers, variants=variants, assumed=assumed)
@@ -196,27 +199,11 @@ def _add_message(
     receive_key = CostKey(receive.kind, receive.stage, receive.slice_index, receive.pipe, variant)
     source = schedule.rank_of(action.stage, action.pipe)
     target = schedule.rank_of(receive.stage, receive.pipe)
-    transfer, post, unpack = message(setup, source, target, tokens)
-    if profile is not None:
-        rows = setup.plan.micro_batch * tokens
-        payload = PRECISION_BYTES[setup.plan.precision] * rows * setup.model.hidden
-        network = setup.network
-        ends = (network.devices_of(rank)[0] for rank in (source, target))
-        near = len({network.node_of(device) for device in ends}) == 1
-        plan = setup.plan
-        scattered = plan.tensor > 1 and (plan.scatter_gather or plan.sequence_parallel)
-        if profile.transfer is not None and near and not scattered:
-            transfer = Transfer(
-                occupancy_ns=round(payload * profile.transfer.ns_per_byte),
-                latency_ns=round(profile.transfer.fixed_ns),
-                resources=(source * schedule.num_ranks + target,),
-                payload_bytes=payload,
-            )
-        if profile.post is not None:
-            post = {"point_to_point": message_time_ns(profile.post, payload)}
-        if profile.unpack is not None:
-            unpack = {"point_to_point": message_time_ns(profile.unpack, payload)}
-    transfers[key] = transfer
+    if profile is None:
+        found = message(setup, source, target, tokens)
+    else:
+        found = profiled_message(setup, profile, source, target, tokens)
+    transfers[key], post, unpack = found
     costs[key] = rounded(post)
     costs[receive_key] = rounded(unpack)
 
