@@ -136,13 +136,13 @@ def simulate(
     scenario
         A catalogue name (`pipetwin scenario list`) or a YAML file.
     """
-    from reports import console, files, terminal
-    from scenarios.loader import load
+    from reports import console, files, scenario_files, terminal
     from sim.prediction import predict
 
     files.check_outputs((report, trace), force=force)
-    loaded = load(scenario, set or ())
-    found = predict(loaded.scenario, files.profile(profile), draws=15 if profile else 0)
+    used = files.profile(profile)
+    loaded = scenario_files.load_ready(scenario, set or (), used, console.progress())
+    found = predict(loaded.scenario, used, draws=15 if profile else 0)
     if trace is not None:
         files.write_trace(trace, found.timeline, found.memory or (), force=force)
     if report is not None:

@@ -1,0 +1,169 @@
+"""What the terminal shows of a slicing search: the answer, why, and what else was tried."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from rich.text import Text
+
+from reports.console import console, plain_table, progress_done, show_json
+from reports.words import duration, plural, size
+from scenarios.schema import MicrobatchGroup, Scenario
+from sim.planner.search import Candidate, SlicingResult
+from sim.workload.partition import group_pieces
+
+_SHOWN = 8
+
+
+def show_slicing(found: SlicingResult, scenario: Scenario, *, as_json: bool) -> None:
+    """The best slicing, its gain over whole microbatches, and the candidates simulated."""
+    progress_done()
+    if as_json:
+        show_json(slicing_json(found, scenario))
+        return
+    out = console()
+    best, whole = found.best, found.whole
+    gain = whole.iteration_ns / best.iteration_ns
+    out.print(
+        Text(
+            f"{scenario.name}: {described(best.groups)}: {duration(best.iteration_ns)} an "
+            f"iteration, {gain:.2f} times as fast as {duration(whole.iteration_ns)} unsliced",
+            style="bold",
+        )
+    )
+    if not best.fits:
+        out.print(
+            Text("no candidate fits in memory: the fastest of all is shown", style="bold red")
+        )
+    out.print(_table(found))
+    out.print(_explained(found))
+    out.print(
+        "formula: sum t + (stages - 1) x largest t over all slices, without ends of the model, "
+        "optimizer and reductions; "
+        f"simulated: all of them, with the memory of every rank. {found.bounds_tried} bounds on "
+        "the largest slice tried."
+    )
+    if found.table.fit is not None:
+        out.print(str(found.table.fit))
+    out.print(f"use it: --set {_setting(best)}")
+
+
+def described(groups: Sequence[MicrobatchGroup]) -> str:
+    """A batch's cut in words: `2 microbatches of 1 x (16 slices: 128 x 16)`."""
+    return ", then ".join(_group(group) for group in groups)
+
+
+def tokens_in_words(tokens: Sequence[int]) -> str:
+    """The tokens of slices, runs of equal ones written once: `120 x 4 + 112`."""
+    runs = ((count, len(list(run))) for count, run in itertools.groupby(tokens))
+    return " + ".join(f"{count} x {n}" if n > 1 else str(count) for count, n in runs)
+
+
+def _group(group: MicrobatchGroup) -> str:
+    head = (
+        f"{plural(group.microbatches, 'microbatch', 'microbatches')} of "
+        f"{plural(group.micro_batch, 'sequence')}"
+    )
+    if group.slices is None or group.num_slices == 1:
+        return f"{head}, whole"
+    if isinstance(group.slices, int):
+        return f"{head} in {group.slices} even slices"
+    return f"{head} in {plural(group.num_slices, 'slice')} of {tokens_in_words(group.slices)}"
+
+
+def _short(group: MicrobatchGroup) -> str:
+    cut = "whole"
+    if isinstance(group.slices, tuple):
+        cut = tokens_in_words(group.slices)
+    return f"{group.microbatches} x {group.micro_batch}: {cut}"
+
+
+def _table(found: SlicingResult) -> Any:
+    columns = ("microbatches x sequences: tokens of their slices", "from", "simulated", "formula")
+    table = plain_table(*columns, "peak memory", "fits", right=(2, 3, 4))
+    shown = list(found.candidates[:_SHOWN])
+    for extra in (found.formula, found.whole):
+        if extra not in shown:
+            shown.append(extra)
+    for candidate in [*shown, found.other_order]:
+        table.add_row(
+            "; ".join(_short(group) for group in candidate.groups),
+            candidate.how,
+            duration(candidate.iteration_ns),
+            duration(candidate.formula_ns),
+            size(candidate.peak_bytes),
+            "yes" if candidate.fits else "NO",
+        )
+    return table
+
+
+def _explained(found: SlicingResult) -> str:
+    best, formula = found.best, found.formula
+    tried = plural(len(found.candidates), "candidate")
+    if best is formula:
+        return f"The formula's own choice is also the fastest of {tried} simulated."
+    if not formula.fits:
+        return f"The formula's choice does not fit in memory; of {tried} simulated this one does."
+    lost = formula.iteration_ns / best.iteration_ns - 1
+    return (
+        f"The formula's choice takes {duration(formula.iteration_ns)} when simulated, {lost:.1%} "
+        f"more than the best of {tried} ({best.how})."
+    )
+
+
+def _setting(best: Candidate) -> str:
+    """The overrides that give the best slicing."""
+    plan = best.scenario.plan
+    if plan.microbatch_groups is not None:
+        inner = (
+            f"{{microbatches: {g.microbatches}, micro_batch: {g.micro_batch}"
+            + (f", slices: {list(g.slices)}" if isinstance(g.slices, tuple) else "")
+            + "}"
+            for g in plan.microbatch_groups
+        )
+        return f"'plan.microbatch_groups=[{', '.join(inner)}]' --set plan.microbatches=null"
+    slices = list(plan.slices) if isinstance(plan.slices, tuple) else 1
+    return (
+        f"'plan.slices={slices}' --set plan.micro_batch={plan.micro_batch} "
+        f"--set plan.microbatches={plan.microbatches}"
+    )
+
+
+def slicing_json(found: SlicingResult, scenario: Scenario) -> dict[str, object]:
+    """The stable machine form; times in seconds, memory in bytes, slices in tokens."""
+    sequence = scenario.model.sequence if scenario.model is not None else 0
+
+    def shown(candidate: Candidate) -> dict[str, object]:
+        return {
+            "how": candidate.how,
+            "schedule": candidate.scenario.plan.schedule,
+            "microbatches": [
+                {
+                    "microbatches": group.microbatches,
+                    "micro_batch": group.micro_batch,
+                    "slices": [piece.tokens for piece in group_pieces(group, sequence)],
+                }
+                for group in candidate.groups
+            ],
+            "iteration_s": candidate.iteration_ns / 1e9,
+            "formula_s": None if candidate.formula_ns is None else candidate.formula_ns / 1e9,
+            "peak_memory_bytes": candidate.peak_bytes,
+            "fits": candidate.fits,
+        }
+
+    fit = found.table.fit
+    return {
+        "scenario": scenario.name,
+        "digest": scenario.digest,
+        "granularity": found.table.granularity,
+        "speedup": found.whole.iteration_ns / found.best.iteration_ns,
+        "best": shown(found.best),
+        "unsliced": shown(found.whole),
+        "formula": shown(found.formula),
+        "other_order": shown(found.other_order),
+        "candidates": [shown(candidate) for candidate in found.candidates],
+        "bounds_tried": found.bounds_tried,
+        "fit": None if fit is None else str(fit),
+    }

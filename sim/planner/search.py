@@ -1,0 +1,421 @@
+"""The best slicing of a scenario: TeraPipe's search by formula, then the candidates simulated.
+
+The formula, sum t + (K - 1) max t over all slices (Li et al. 2021, arXiv 2102.07988, section
+3.3), takes all stages as equal, messages as part of each slice's time and memory as unlimited. So
+its best splittings, even ones and what lies around the best of them are simulated, with the
+scenario's own stages, links and memory, and the fastest that fits is the answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scenarios.schema import MicrobatchGroup, Scenario
+from sim.cost.profile import Profile
+from sim.cost.slices import SliceTable, slice_table
+from sim.cost.table import cost_table
+from sim.engine.simpy_engine import simulate
+from sim.planner.slicing import NoSplit, Split, best_splitting, frontier, uniform_slices
+from sim.schedule.build import build_program
+from sim.workload.memory import memory_model, peak_bytes, piece_bytes
+from sim.workload.partition import partition
+from sim.workload.transformer import setting_of
+
+GRANULARITY = 8
+"""Tokens in a unit of the search unless given, as in the paper's runs."""
+SIMULATIONS = 40
+"""Candidates that are simulated unless given."""
+CHANGED = tuple(f"plan.{name}" for name in ("micro_batch", "microbatches", "slices", "schedule"))
+"""Fields of a scenario that its slicing sets."""
+_FRONTIER = 6
+_APART = 0.02
+
+
+class CannotSlice(ValueError):
+    """The scenario has nothing that could be sliced, or no slicing of it is possible."""
+
+    is_bad_input = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One way to cut the batch, simulated.
+
+    how: where it comes from, as `formula` or `8 even slices`.
+    groups: its microbatches in runs of equal ones, slices in tokens.
+    formula_ns: sum t + (K - 1) max t; None where a slice is not whole units.
+    iteration_ns: the simulated iteration, optimizer step and reductions included.
+    peak_bytes: the largest peak of a rank; None where memory is unknown.
+    """
+
+    how: str
+    groups: tuple[MicrobatchGroup, ...]
+    scenario: Scenario
+    formula_ns: int | None
+    iteration_ns: int
+    peak_bytes: int | None
+    fits: bool
+
+    @property
+    def num_slices(self) -> int:
+        """Slices of all microbatches."""
+        return sum(group.microbatches * group.num_slices for group in self.groups)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlicingResult:
+    """What the search found.
+
+    candidates: all that were simulated, those that fit first, then by time.
+    formula: the candidate that the formula chose; whole: the scenario's microbatches unsliced.
+    other_order: the best candidate's slices in the other order (1F1B for TeraPipe's and GPipe's,
+    TeraPipe's for 1F1B).
+    bounds_tried: bounds on the largest slice that the search by formula tried.
+    """
+
+    candidates: tuple[Candidate, ...]
+    formula: Candidate
+    whole: Candidate
+    other_order: Candidate
+    table: SliceTable
+    bounds_tried: int
+
+    @property
+    def best(self) -> Candidate:
+        """The fastest candidate of those that fit; the fastest of all where none does."""
+        return self.candidates[0]
+
+
+def with_slices(scenario: Scenario, groups: Sequence[MicrobatchGroup]) -> Scenario:
+    """The scenario with its batch cut so: in plan.slices where all microbatches are alike."""
+    plan, groups = scenario.plan, tuple(groups)
+    if len({(group.micro_batch, group.slices) for group in groups}) > 1:
+        plan = replace(
+            plan, micro_batch=1, microbatches=None, slices=None, microbatch_groups=groups
+        )
+    else:
+        plan = replace(
+            plan,
+            micro_batch=groups[0].micro_batch,
+            microbatches=sum(group.microbatches for group in groups),
+            slices=groups[0].slices,
+            microbatch_groups=None,
+        )
+    return replace(scenario, plan=plan)
+
+
+def best_slicing(
+    scenario: Scenario,
+    profile: Profile | None = None,
+    *,
+    granularity: int = GRANULARITY,
+    keep_microbatches: bool = False,
+    memory_bytes: int | None = None,
+    simulations: int = SIMULATIONS,
+    progress: Callable[[str], None] = lambda text: None,
+) -> SlicingResult:
+    """Search the best split of a scenario's batch into microbatches and token slices.
+
+    granularity: tokens in a unit; slices are whole units. keep_microbatches: cut tokens only, the
+    microbatches stay as the plan has them (else the batch is cut as well, which the paper calls the
+    joint search). memory_bytes: cap on a device's memory, the device's own unless given.
+    simulations: how many candidates to simulate at most, at least 4.
+    Raises CannotSlice for a scenario without a model, not causal, or where no split fits.
+    """
+    scenario = _ready(scenario)
+    plan, model = scenario.plan, scenario.model
+    assert model is not None
+    sequences = plan.num_sequences // plan.data
+    sizes = {group.micro_batch for group in plan.groups}
+    if keep_microbatches and len(sizes) > 1:
+        raise CannotSlice(
+            f"{scenario.name} has microbatches of {sorted(sizes)} sequences, which are cut alike "
+            "only where they are alike: leave --keep-microbatches out"
+        )
+    step = plan.tensor if plan.sequence_parallel else 1
+    if granularity % step:
+        raise CannotSlice(
+            f"{scenario.name}: sequence parallelism shares every slice out over tensor {step}, so "
+            f"that a unit must be a multiple of it, not {granularity} tokens; "
+            f"--granularity {-(-granularity // step) * step} would work"
+        )
+    largest = max(sizes) if keep_microbatches else sequences
+    progress(f"costs of slices of up to {largest} x {model.sequence} tokens ...")
+    try:
+        table = slice_table(scenario, profile, granularity=granularity, max_batch=largest)
+    except ValueError as error:
+        raise CannotSlice(f"{scenario.name}: {error}") from error
+    simulator = _Simulator(scenario, profile, table, memory_bytes)
+    allowed = _allowed(scenario, table, simulator.capacity)
+    if keep_microbatches:
+        allowed[[b for b in range(len(allowed)) if b not in sizes]] = False
+    units = model.sequence // granularity
+    progress(f"searching {units} units x {sequences} sequences x {plan.pipeline} stages ...")
+    try:
+        best = best_splitting(table.times, sequences, plan.num_stages, allowed=allowed)
+        others = frontier(
+            table.times,
+            sequences,
+            num_stages=plan.num_stages,
+            allowed=allowed,
+            limit=_FRONTIER,
+            apart=_APART,
+        )
+    except NoSplit as error:
+        raise CannotSlice(
+            f"{scenario.name}: no slice of {granularity} tokens or more fits in memory beside the "
+            "weights; more tensor or pipeline ranks, or recomputation, would help"
+        ) from error
+    formula = simulator.add("formula", _grouped(best.microbatches, granularity))
+    whole = simulator.add("unsliced", _unsliced(plan.groups))
+    for other in others:
+        simulator.add("formula, near the best", _grouped(other.microbatches, granularity))
+    for groups, count in _even(formula.groups, units, granularity):
+        if simulator.num_tried < max(4, simulations * 2 // 3):
+            progress(f"simulating {count} even slices ...")
+            simulator.add(f"{count} even slices", groups)
+    _descend(simulator, granularity, simulations, progress)
+    ranked = simulator.ranked()
+    order: Literal["1f1b", "terapipe"] = "1f1b"
+    if plan.schedule == "1f1b":
+        order = "terapipe"
+    turned = replace(scenario, plan=replace(plan, schedule=order))
+    reordered = _Simulator(turned, profile, table, memory_bytes)
+    return SlicingResult(
+        candidates=ranked,
+        formula=formula,
+        whole=whole,
+        other_order=reordered.add(f"the best, in {order} order", ranked[0].groups),
+        table=table,
+        bounds_tried=best.bounds_tried,
+    )
+
+
+def resolve(
+    scenario: Scenario,
+    profile: Profile | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Scenario:
+    """The scenario with `slices: optimal` replaced by those that the search finds for its
+    microbatches; any other scenario as it is."""
+    if scenario.plan.slices != "optimal":
+        return scenario
+    granularity = GRANULARITY
+    assert scenario.model is not None, "scenarios.slice_rules asks for it"
+    while scenario.model.sequence % granularity:
+        granularity //= 2
+    found = best_slicing(
+        scenario, profile, granularity=granularity, keep_microbatches=True, progress=progress
+    )
+    return found.best.scenario
+
+
+def _ready(scenario: Scenario) -> Scenario:
+    """The scenario with whole microbatches, in an order that runs slices."""
+    model, plan = scenario.model, scenario.plan
+    if model is None or scenario.cluster is None:
+        raise CannotSlice(
+            f"{scenario.name} has no model or no cluster: the search needs to know what a slice "
+            "costs, so give both"
+        )
+    if not model.causal:
+        raise CannotSlice(
+            f"{scenario.name} is of family {model.family}: only causal attention (gpt) can be cut "
+            "into token slices"
+        )
+    if plan.slices == "optimal":
+        scenario = replace(scenario, plan=replace(plan, slices=None))
+    if plan.schedule in ("interleaved", "given"):
+        raise CannotSlice(
+            f"{scenario.name} has `schedule: {plan.schedule}`, whose order is of whole "
+            "microbatches; `--set plan.schedule=terapipe` would work"
+        )
+    return scenario
+
+
+class _Simulator:
+    """Simulates candidates, each once."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        profile: Profile | None,
+        table: SliceTable,
+        memory_bytes: int | None,
+    ) -> None:
+        self.scenario, self.profile, self.table = scenario, profile, table
+        assert scenario.cluster is not None
+        self.capacity = memory_bytes or scenario.cluster.device.memory
+        self._found: dict[tuple[MicrobatchGroup, ...], Candidate] = {}
+
+    @property
+    def num_tried(self) -> int:
+        """Candidates simulated so far."""
+        return len(self._found)
+
+    def add(self, how: str, groups: Sequence[MicrobatchGroup]) -> Candidate:
+        """Simulate one iteration with the batch cut so."""
+        key = tuple(groups)
+        if key not in self._found:
+            scenario = with_slices(self.scenario, key)
+            program = build_program(scenario)
+            timeline = simulate(program, cost_table(scenario, program, self.profile))
+            memory = memory_model(scenario, program)
+            peak = max(peak_bytes(memory, program.schedule)) if memory is not None else None
+            self._found[key] = Candidate(
+                how=how,
+                groups=key,
+                scenario=scenario,
+                formula_ns=self._formula_ns(key),
+                iteration_ns=timeline.iteration_ns,
+                peak_bytes=peak,
+                fits=peak is None or peak <= self.capacity,
+            )
+        return self._found[key]
+
+    def ranked(self) -> tuple[Candidate, ...]:
+        """All candidates: those that fit first, then by time, then by fewest slices."""
+        return tuple(
+            sorted(
+                self._found.values(),
+                key=lambda c: (not c.fits, c.iteration_ns, c.num_slices, str(c.groups)),
+            )
+        )
+
+    def _formula_ns(self, groups: Sequence[MicrobatchGroup]) -> int | None:
+        total = largest = 0
+        unit, times = self.table.granularity, self.table.times
+        for group in groups:
+            context = 0
+            for tokens in _tokens(group, self.scenario):
+                if tokens % unit or group.micro_batch >= len(times):
+                    return None
+                time = int(times[group.micro_batch, tokens // unit, context // unit])
+                total += group.microbatches * time
+                largest = max(largest, time)
+                context += tokens
+        return total + (self.scenario.plan.num_stages - 1) * largest
+
+
+def _tokens(group: MicrobatchGroup, scenario: Scenario) -> tuple[int, ...]:
+    if isinstance(group.slices, tuple):
+        return group.slices
+    assert scenario.model is not None and group.slices is None
+    return (scenario.model.sequence,)
+
+
+def _grouped(splits: Sequence[Split], granularity: int) -> tuple[MicrobatchGroup, ...]:
+    """Runs of equal microbatches, slices in tokens."""
+    return tuple(
+        _group(len(list(run)), split.micro_batch, [n * granularity for n in split.slices])
+        for split, run in itertools.groupby(splits)
+    )
+
+
+def _group(microbatches: int, micro_batch: int, tokens: Sequence[int]) -> MicrobatchGroup:
+    slices = tuple(tokens) if len(tokens) > 1 else None
+    return MicrobatchGroup(microbatches=microbatches, micro_batch=micro_batch, slices=slices)
+
+
+def _unsliced(groups: Sequence[MicrobatchGroup]) -> tuple[MicrobatchGroup, ...]:
+    return tuple(replace(group, slices=None) for group in groups)
+
+
+def _even(
+    groups: Sequence[MicrobatchGroup], units: int, granularity: int
+) -> Iterator[tuple[tuple[MicrobatchGroup, ...], int]]:
+    """The same microbatches in 1, 2, 4, ... even slices each."""
+    count = 1
+    while count <= units:
+        tokens = [n * granularity for n in uniform_slices(units, count)]
+        yield tuple(_group(g.microbatches, g.micro_batch, tokens) for g in groups), count
+        count *= 2
+
+
+def _descend(
+    simulator: _Simulator, granularity: int, simulations: int, progress: Callable[[str], None]
+) -> None:
+    """Move tokens between neighbouring slices of the best so far, join or halve them, as long as
+    one of these is faster and simulations are left."""
+    step = 0
+    while simulator.num_tried < simulations:
+        best = simulator.ranked()[0]
+        for groups in _neighbours(best.groups, simulator.scenario, granularity):
+            if simulator.num_tried >= simulations:
+                return
+            found = simulator.add("around the best", groups)
+            if (not found.fits, found.iteration_ns) < (not best.fits, best.iteration_ns):
+                step += 1
+                progress(f"improvement {step}: {found.iteration_ns / 1e6:,.1f} ms ...")
+                break
+        else:
+            return
+
+
+def _neighbours(
+    groups: tuple[MicrobatchGroup, ...], scenario: Scenario, granularity: int
+) -> Iterator[tuple[MicrobatchGroup, ...]]:
+    """What differs in one move in one group: the last slice and the first are the likeliest to
+    be wrong (the formula knows neither embedding nor head), so moves begin there."""
+    for index, group in enumerate(groups):
+        tokens = _tokens(group, scenario)
+        for changed in _moves(tokens, granularity):
+            moved = _group(group.microbatches, group.micro_batch, changed)
+            yield (*groups[:index], moved, *groups[index + 1 :])
+
+
+def _moves(tokens: tuple[int, ...], granularity: int) -> Iterator[tuple[int, ...]]:
+    count = len(tokens)
+    places = sorted(range(count - 1), key=lambda i: min(i, count - 2 - i))
+    for i in places:
+        for amount in (granularity, -granularity):
+            left, right = tokens[i] + amount, tokens[i + 1] - amount
+            if left > 0 and right > 0:
+                yield (*tokens[:i], left, right, *tokens[i + 2 :])
+    for i in places:
+        yield (*tokens[:i], tokens[i] + tokens[i + 1], *tokens[i + 2 :])
+    for i, whole in enumerate(tokens):
+        first = whole // (2 * granularity) * granularity
+        if first:
+            yield (*tokens[:i], first, whole - first, *tokens[i + 1 :])
+
+
+def _allowed(scenario: Scenario, table: SliceTable, capacity: int) -> NDArray[np.bool_]:
+    """Which slices fit in memory by themselves, beside weights and optimizer state, on every stage;
+    whether all that are in flight together do is checked on whole candidates.
+
+    Sizes grow with tokens and with context, so that the largest context that fits is bisected.
+    """
+    allowed = np.ones(table.times.shape, dtype=np.bool_)
+    parts = partition(scenario)
+    memory = memory_model(scenario, build_program(scenario))
+    assert memory is not None, "a scenario with a model has one"
+    # Message buffers are as large as the slices, which are not known yet.
+    held = [{**kinds, "message_buffers": 0} for kinds in memory.static]
+    room = capacity - max(sum(kinds.values()) for kinds in held)
+    ends = {(p.num_layers, p.embedding, p.head): p for p in parts}.values()
+    units = table.times.shape[2]
+
+    def fits(batch: int, length: int, context: int) -> bool:
+        unit = table.granularity
+        setting = replace(setting_of(scenario, length * unit, context * unit), micro_batch=batch)
+        return all(piece_bytes(part, setting, scenario) <= room for part in ends)
+
+    for batch in range(1, len(allowed)):
+        if fits(batch, units, 0):
+            continue
+        for length in range(1, units + 1):
+            low, high = -1, units - length
+            if fits(batch, length, high):
+                continue
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (middle, high) if fits(batch, length, middle) else (low, middle)
+            allowed[batch, length, high:] = False
+    return allowed
