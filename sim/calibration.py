@@ -1,8 +1,8 @@
 """Calibration from executed runs: measured timelines -> a profile that predicts other runs.
 
-From runs of one shape (width, microbatch, precision) in different depths, microbatch counts and
-schedules: the time of every pass of a stage is split into a fixed part, a part per layer, and those
-of embedding and head.
+From runs of one width and precision in different depths, microbatch counts, schedules and token
+slices: for every shape of a pass (its microbatch's sequences, its tokens, those before it) its time
+is split into a fixed part, a part per layer, and those of embedding and head.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scenarios.schema import PRECISION_BYTES
-from sim.cost.profile import MessageTime, Part, PartTime, Pass, Profile, Shape, shape_of
+from scenarios.schema import PRECISION_BYTES, Scenario
+from sim.cost.profile import MessageTime, Part, PartTime, Pass, Profile, Shape, shape_of, shapes_of
 from sim.measurement import Measurement
 from sim.schedule.actions import RECEIVES, SENDS, Kind
 from sim.schedule.build import build_schedule
 from sim.timeline.spans import Span
 from sim.workload.parameters import token_table_parameters
-from sim.workload.partition import StagePart, partition
+from sim.workload.partition import StagePart, partition, pieces
 
 PASSES: Mapping[Kind, Pass] = {
     Kind.FORWARD: "forward",
@@ -119,8 +119,10 @@ def _mapping(value: object) -> Mapping[object, object]:
 
 
 def _samples(measurement: Measurement) -> list[Sample]:
+    """Every pass in its own slice's shape; the optimizer, which knows no slices, in the whole
+    sequence's."""
     scenario = measurement.scenario
-    shape = shape_of(scenario)
+    whole, shapes = shape_of(scenario), shapes_of(scenario)
     schedule = build_schedule(scenario)
     parts = partition(scenario, schedule.num_stages)
     found = []
@@ -130,8 +132,10 @@ def _samples(measurement: Measurement) -> list[Sample]:
             if pass_ is None or span.lane != "compute":
                 continue
             if span.action.kind is Kind.OPTIMIZER:
+                shape = whole
                 makeup = _together([parts[s] for s in schedule.stages_of(span.rank)])
             else:
+                shape = shapes[span.action.microbatch or 0][span.action.slice_index]
                 makeup = _together([parts[span.action.stage]])
             found.append(Sample(shape, pass_, makeup, span.duration_ns))
     return found
@@ -203,13 +207,14 @@ def _message_time(
     """Time of a message against its size, over all runs; None where there was none."""
     sizes: dict[int, list[int]] = defaultdict(list)
     for measurement in measurements:
-        payload = message_bytes(measurement)
+        sizes_of = message_bytes(measurement.scenario)
         for timeline in measurement.judged:
             for span in timeline.spans:
                 if span.action.kind not in kinds or (span.lane == "compute") != (lane == "compute"):
                     continue
                 # A message that came before anyone waited has no time: its arrival is not known.
                 if span.duration_ns or lane == "compute":
+                    payload = sizes_of[span.action.microbatch or 0][span.action.slice_index]
                     sizes[payload].append(span.duration_ns)
     if not sizes:
         return None
@@ -256,11 +261,14 @@ def fit_message_time(points: Sequence[tuple[int, float]]) -> MessageTime:
     )
 
 
-def message_bytes(measurement: Measurement) -> int:
-    """Bytes of one message between stages of the measured scenario."""
-    model, plan = measurement.scenario.model, measurement.scenario.plan
+def message_bytes(scenario: Scenario) -> tuple[tuple[int, ...], ...]:
+    """Bytes of a message between stages, by microbatch and slice."""
+    model, width = scenario.model, PRECISION_BYTES[scenario.plan.precision]
     assert model is not None
-    return plan.micro_batch * model.sequence * model.hidden * PRECISION_BYTES[plan.precision]
+    return tuple(
+        tuple(piece.micro_batch * piece.tokens * model.hidden * width for piece in cut)
+        for cut in pieces(scenario)
+    )
 
 
 def thin(ratios: list[float]) -> tuple[float, ...]:
@@ -288,4 +296,6 @@ def _raw(measurement: Measurement) -> Mapping[str, object]:
 
 
 def _label(span: Span) -> str:
-    return f"{span.action.stage}{span.action.kind.value} {span.lane}"
+    action = span.action
+    piece = f"/{action.slice_index}" if action.slice_index else ""
+    return f"{action.stage}{action.kind.value}{piece} {span.lane}"

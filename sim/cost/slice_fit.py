@@ -5,10 +5,10 @@ The form is TeraPipe's (Li et al. 2021, arXiv 2102.07988, section 3.3), with the
     t(b, l, c) = t(b, l, 0) + a0 + a1 b l + a2 b c + a3 b l c        for c > 0
 
 t(b, l, 0) is measured point by point, and between the points a smooth curve, f0 + f1 b l + f2 b l^2
-(none negative), times what was measured over the curve, interpolated over the logarithms of l, then
-of b. The a's are fitted with weights 1/t. A kernel that does not skip what the mask hides takes
-b l (l + c), not b (l^2 / 2 + l c): then a term a4 b l^2 is added, where that predicts points left
-out of the fit better.
+(none negative), times what was measured over the curve, interpolated over the logarithm of l (by
+monotone cubics) and then of b. The a's are fitted with weights 1/t. A kernel that does not skip
+what the mask hides takes b l (l + c), not b (l^2 / 2 + l c): then a term a4 b l^2 is added, where
+that predicts points left out of the fit better.
 """
 
 from __future__ import annotations
@@ -89,7 +89,12 @@ class Curve:
 
     def _ratio(self, micro_batch: int, tokens: Numbers) -> Numbers:
         measured, ratios = self.ratios[micro_batch]
-        return np.asarray(np.interp(np.log(tokens), np.log(measured), ratios))
+        at, known = np.log(np.clip(tokens, measured[0], measured[-1])), np.log(measured)
+        if len(known) < 3:
+            return np.asarray(np.interp(at, known, ratios))
+        from scipy.interpolate import PchipInterpolator
+
+        return np.asarray(PchipInterpolator(known, ratios)(at))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
