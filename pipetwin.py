@@ -295,6 +295,8 @@ def run(
 ) -> int:
     """Execute a scenario for real: starts local ranks itself, or joins torchrun's.
 
+    Of a scenario with variants all, each predicted from runs in other slicings between them.
+
     Parameters
     ----------
     scenario
@@ -305,24 +307,23 @@ def run(
         Also hold loss, gradients and weights against a single process; exit 1 if they differ.
     """
     from executor.commands import run_scenario
-    from reports import console, files, terminal
-    from scenarios.loader import load
-    from sim.measurement import write_measurement
-    from sim.prediction import predict
+    from reports import console, files, measured_files, scenario_files, terminal, terminal_variants
 
     files.check_outputs((output, report, trace), force=force)
-    loaded = load(scenario, set or ())
+    used = files.profile(profile)
+    loaded = scenario_files.load_ready(scenario, set or (), used, console.progress())
+    if loaded.variants:
+        from executor.variants import run_variants
+
+        files.refuse_unused({"variants": True}, {"--trace": trace}, {}, default=())
+        variants = run_variants(loaded, profile=used, check=check, progress=console.progress())
+        measured_files.keep_variants(variants, output, report, force=force)
+        return terminal_variants.finish(variants, (output, report), as_json=json)
     result = run_scenario(loaded.scenario, check=check, progress=console.progress())
     if result is None:
         return 0
     measurement = result.measurement
-    if output is not None:
-        write_measurement(measurement, output, force=force)
-    if trace is not None:
-        files.write_trace(trace, measurement.typical, (), force=force)
-    if report is not None:
-        found = predict(loaded.scenario, files.profile(profile), draws=15 if profile else 0)
-        files.write_report(report, found, loaded, measurement=measurement, force=force)
+    measured_files.keep_run(loaded, measurement, used, (output, trace, report), force=force)
     terminal.show_measurement(measurement, result.check, as_json=json)
     console.wrote((output, report, trace), as_json=json)
     if result.interrupted:
@@ -407,7 +408,7 @@ def calibrate(
     from reports import console, files, terminal_scores
     from sim.calibration import calibrate_from_runs
     from sim.cost.profile_file import write_profile
-    from sim.measurement import read_measurement
+    from sim.measurement import read_measurements
 
     files.check_outputs((output,), force=force)
     mode = "--runs" if runs else "--published"
@@ -429,7 +430,7 @@ def calibrate(
         fitted = log_calibration.calibrate_from_log(data, cluster, console.progress(), folding)
         found, sets, notes = fitted.profile, fitted.sets, fitted.notes
     else:
-        found = calibrate_from_runs([read_measurement(path) for path in measured])
+        found = calibrate_from_runs([m for path in measured for m in read_measurements(path)])
         sets, notes = (), ()
     if output is not None:
         write_profile(found, output, force=force)
@@ -465,7 +466,7 @@ def validate(
     rounds
         With --calibrate-on: how often to alternate between calibration and judged runs.
     """
-    from reports import console, files, terminal_scores
+    from reports import console, files, measured_files, terminal_scores, terminal_variants
 
     files.check_outputs((report,), force=force)
     files.refuse_unused(
@@ -506,12 +507,18 @@ def validate(
             scenario, calibrate_on, set or (), rounds=rounds, progress=console.progress()
         )
         if report is not None:
-            files.write_loop_report(report, result, force=force)
+            measured_files.write_loop_report(report, result, scenario, set or (), force=force)
         terminal_scores.show_loop(result, as_json=json)
         console.wrote((report,), as_json=json)
         return files.exit_code(result.errors, max_error)
-    loaded, found, measurement, comparison = files.compare_file(
-        scenario, measured, files.profile(profile), set or ()
+    used = files.profile(profile)
+    variants = measured_files.compare_variants(scenario, measured, used, set or ())
+    if variants is not None:
+        measured_files.keep_variants(variants, None, report, force=force)
+        terminal_variants.finish(variants, (report,), as_json=json)
+        return files.exit_code(variants.errors, max_error)
+    loaded, found, measurement, comparison = measured_files.compare_file(
+        scenario, measured, used, set or ()
     )
     if report is not None:
         files.write_report(report, found, loaded, measurement=measurement, force=force)
@@ -538,14 +545,11 @@ def report(
     output
         The HTML file to write.
     """
-    from reports import console, files
-    from sim.measurement import read_measurement
-    from sim.prediction import predict
+    from reports import console, files, measured_files
 
     files.check_outputs((output,), force=force)
-    measurement = read_measurement(measured)
-    found = predict(measurement.scenario, files.profile(profile), draws=15 if profile else 0)
-    files.write_report(output, found, None, measurement=measurement, force=force)
+    used = files.profile(profile)
+    measured_files.write_measured_report(output, measured, used, force=force)
     console.show_text(f"wrote {output}")
     return 0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from executor.commands import UnsupportedPlan, require_supported
 from executor.joining import under_torchrun
@@ -16,56 +16,17 @@ from executor.launching import run_session
 from executor.session import Assignment, Visit
 from scenarios.loader import Loaded, load
 from sim.calibration import calibrate_from_runs
-from sim.comparison import Comparison, LoopRow, compare, structural_error
+from sim.comparison import LoopRow, compare, structural_error
 from sim.cost.profile import Profile, shape_of
-from sim.measurement import Measurement
-from sim.prediction import Prediction, predict
+from sim.loop import LoopCase, LoopResult
+from sim.measurement import Measurement, merged
+from sim.prediction import predict
 
 _DRAWS = 9
+_FIRST = 3
+"""Iterations of each run of the calibration before the search."""
 _BUSY_SPREAD = 0.05
 _BUSY_KEPT = 0.75
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopCase:
-    """One judged scenario: its row, and the round nearest to its median, to be drawn."""
-
-    loaded: Loaded
-    prediction: Prediction
-    measurement: Measurement
-    comparison: Comparison
-    row: LoopRow
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopResult:
-    """A closed loop's cases, its last profile, and how it was made."""
-
-    cases: tuple[LoopCase, ...]
-    profile: Profile
-    note: str
-
-    @property
-    def errors(self) -> tuple[float, ...]:
-        """Every case's predictive and structural error."""
-        return tuple(
-            e for c in self.cases for e in (c.row.predictive_error, c.row.structural_error)
-        )
-
-    @property
-    def median_predictive(self) -> float:
-        """Median over scenarios of the absolute predictive error."""
-        return statistics.median(abs(c.row.predictive_error) for c in self.cases)
-
-    @property
-    def worst_predictive(self) -> float:
-        """Largest absolute predictive error."""
-        return max(abs(c.row.predictive_error) for c in self.cases)
-
-    @property
-    def worst_structural(self) -> float:
-        """Largest absolute structural error."""
-        return max(abs(c.row.structural_error) for c in self.cases)
 
 
 def closed_loop(
@@ -78,20 +39,105 @@ def closed_loop(
 ) -> LoopResult:
     """Run judged and calibration scenarios in turn and predict each round's from each round's.
 
-    Every scenario needs the same number of ranks, and each judged one a calibration run of its
-    shape (width, microbatch, precision). `execution.iterations` are spread over the rounds.
+    Of a scenario with variants, all of them. Every scenario needs the same number of ranks, and
+    each judged one a calibration run of its shape (width, microbatch, precision).
+    `execution.iterations` are spread over the rounds.
     Raises UnsupportedPlan where that is not so.
+    """
+    if not judged:
+        raise UnsupportedPlan("give at least one scenario to judge")
+    loaded = [item for name in judged for item in each(load(name, overrides))]
+    others = [item for name in calibrate_on for item in each(load(name, overrides))]
+    return in_turn(loaded, others, rounds=rounds, progress=progress)
+
+
+def each(loaded: Loaded) -> tuple[Loaded, ...]:
+    """A scenario's variants; itself where it has none."""
+    return loaded.variants or (loaded,)
+
+
+def in_turn(
+    judged: Sequence[Loaded],
+    others: Sequence[Loaded],
+    *,
+    rounds: int,
+    profile: Profile | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> LoopResult:
+    """The closed loop of loaded scenarios.
+
+    profile: where a judged one has `slices: optimal`, the search finds them with this profile;
+    unless given, with one calibrated just before.
+    An interrupted loop keeps the rounds that were finished; KeyboardInterrupt where there is none.
     """
     if under_torchrun():
         raise UnsupportedPlan("the closed loop starts its own ranks: run it without torchrun")
-    if not judged:
-        raise UnsupportedPlan("give at least one scenario to judge")
     if rounds < 1:
         raise UnsupportedPlan(f"--rounds {rounds}: at least 1 is needed, as --rounds 5")
-    loaded = [load(name, overrides) for name in judged]
-    others = [load(name, overrides) for name in calibrate_on]
-    _require_alike(loaded, others)
-    everyone = [*others, *loaded]
+    if any(item.scenario.plan.slices == "optimal" for item in others):
+        raise UnsupportedPlan(
+            "a calibration run has `slices: optimal`, which are only found once there is a "
+            "profile: give it slices of its own"
+        )
+    _require_alike([i for i in judged if i.scenario.plan.slices != "optimal"], others)
+    judged = _searched(judged, others, profile, progress)
+    taken = {item.scenario.digest for item in judged}
+    if any(i.scenario.digest in taken for i in others):
+        # The search may have found what a calibration run has; the others are enough.
+        others = [i for i in others if i.scenario.digest not in taken]
+    _require_alike(judged, others)
+    turns, interrupted, pinning = _turns([*others, *judged], rounds, progress)
+    profiles = []
+    for number, turn_measurements in enumerate(turns, start=1):
+        progress(f"calibrating round {number} of {len(turns)} ...")
+        profiles.append(calibrate_from_runs(turn_measurements[: len(others)]))
+    cases = []
+    for number, item in enumerate(judged):
+        progress(f"predicting {item.scenario.name} ({number + 1} of {len(judged)}) ...")
+        measured = [turn[len(others) + number] for turn in turns]
+        cases.append(_judge(item, measured, profiles))
+    names = ", ".join(item.scenario.name for item in others)
+    return LoopResult(
+        cases=tuple(cases),
+        profile=profiles[-1],
+        note=f"calibrated on {names} in each of {len(turns)} rounds, alternating with the judged "
+        f"runs; {pinning}{_warning(cases)}",
+        interrupted=interrupted,
+    )
+
+
+def _searched(
+    judged: Sequence[Loaded],
+    others: Sequence[Loaded],
+    profile: Profile | None,
+    progress: Callable[[str], None],
+) -> list[Loaded]:
+    """The judged scenarios, with `slices: optimal` replaced by those that the search finds."""
+    if all(item.scenario.plan.slices != "optimal" for item in judged):
+        return list(judged)
+    from sim.planner.search import resolve
+
+    if profile is None:
+        progress("a first calibration, for the search ...")
+        turns, _, _ = _turns(others, 1, progress, at_most=_FIRST)
+        profile = calibrate_from_runs(turns[0])
+    return [
+        replace(item, scenario=resolve(item.scenario, profile, progress=progress))
+        for item in judged
+    ]
+
+
+def _turns(
+    everyone: Sequence[Loaded],
+    rounds: int,
+    progress: Callable[[str], None],
+    *,
+    at_most: int | None = None,
+) -> tuple[list[tuple[Measurement, ...]], bool, str]:
+    """The measurements of every finished round, whether it was interrupted, and the pinning.
+
+    at_most: so many iterations a visit.
+    """
     visits = tuple(
         Visit(
             job=job,
@@ -101,30 +147,22 @@ def closed_loop(
         for turn in range(rounds)
         for job, item in enumerate(everyone)
     )
+    if at_most is not None:
+        visits = tuple(replace(v, iterations=min(v.iterations, at_most)) for v in visits)
     assignment = Assignment(scenarios=tuple(i.scenario for i in everyone), visits=visits)
-    progress(f"{rounds} rounds of {len(others)} calibration and {len(loaded)} judged runs ...")
+    progress(f"{rounds} rounds of {len(everyone)} runs ...")
     session = run_session(assignment, progress)
     assert session is not None, "these ranks were started here"
-    if session.interrupted:
-        raise KeyboardInterrupt
     width = len(everyone)
-    turns = [session.measurements[t * width : (t + 1) * width] for t in range(rounds)]
-    profiles = []
-    for number, turn_measurements in enumerate(turns, start=1):
-        progress(f"calibrating round {number} of {rounds} ...")
-        profiles.append(calibrate_from_runs(turn_measurements[: len(others)]))
-    cases = []
-    for number, item in enumerate(loaded):
-        progress(f"predicting {item.scenario.name} ({number + 1} of {len(loaded)}) ...")
-        measured = [turn[len(others) + number] for turn in turns]
-        cases.append(_judge(item, measured, profiles))
-    names = ", ".join(item.scenario.name for item in others)
-    return LoopResult(
-        cases=tuple(cases),
-        profile=profiles[-1],
-        note=f"calibrated on {names} in each of {rounds} rounds, alternating with the judged runs; "
-        f"{session.environment.get('pinning', '')}{_warning(cases)}",
-    )
+    # A visit cut short is not a round's whole visit.
+    found = session.measurements
+    whole = 0
+    while whole < len(found) and len(found[whole].timelines) == visits[whole].iterations:
+        whole += 1
+    turns = [found[t * width : (t + 1) * width] for t in range(whole // width)]
+    if not turns:
+        raise KeyboardInterrupt
+    return turns, session.interrupted, str(session.environment.get("pinning", ""))
 
 
 def _warning(cases: Sequence[LoopCase]) -> str:
@@ -201,4 +239,8 @@ def _judge(item: Loaded, measured: Sequence[Measurement], profiles: Sequence[Pro
             measured_ns=round(statistics.median(m.iteration_ns for m in measured)),
             rounds=len(measured),
         ),
+        rounds_ns=tuple(
+            (p.iteration_ns, m.iteration_ns) for p, m in zip(predictions, measured, strict=True)
+        ),
+        whole=merged(measured),
     )

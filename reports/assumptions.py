@@ -21,6 +21,8 @@ NOT_MODELLED = (
     "Overlap of tensor-parallel all-reduces with weight gradients; limits to how far ahead fully "
     "sharded weights are gathered; a smaller first bucket of overlapped gradient reductions.",
     "Memory: fragmentation and cached blocks of the allocator; a stage's output kept once sent.",
+    "Token slices: a slice's keys and values are read as one block, whatever the slices before it; "
+    "copying and adding up their gradients counts as memory traffic alone.",
     "Storage and logging beyond a fixed time an iteration, data loading beyond a fixed time a "
     "microbatch, and failures, stragglers and jitter that the scenario does not state.",
 )

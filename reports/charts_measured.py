@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from reports.charts import Chart, chart_of, color
 from reports.words import PATH_NAMES, duration, family, percent
+from reports.words import piece as piece_words
 from sim.comparison import ActionComparison, Comparison, LoopRow
 from sim.measurement import Measurement
 
@@ -46,7 +47,8 @@ def action_errors(comparison: Comparison) -> Chart:
 def _action_text(action: ActionComparison) -> str:
     name = action.kind.name.lower()
     times = f"{duration(action.simulated_ns)} for {duration(action.measured_ns)}"
-    return f"{PATH_NAMES.get(name, name)}, stage {action.stage}<br>{times}"
+    piece = f"<br>{piece_words(action.piece)}" if action.piece is not None else ""
+    return f"{PATH_NAMES.get(name, name)}, stage {action.stage}{piece}<br>{times}"
 
 
 def runs(measurement: Measurement, comparison: Comparison) -> Chart:

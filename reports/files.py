@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from scenarios.catalogue import profiles
 from scenarios.errors import ScenarioError
@@ -13,13 +12,13 @@ from scenarios.published import PublishedTable, choose_tables, load_table
 from scenarios.schema import Cluster
 from scenarios.writing import check_writable, write_whole
 from sim.calibration import CalibrationError
-from sim.comparison import Comparison, compare
+from sim.comparison import Comparison, LoopRow, compare
 from sim.cost.profile import Profile
 from sim.cost.profile_file import ProfileError, read_profile
 from sim.cost.runs import RunsError
 from sim.engine.simpy_engine import Deadlock
-from sim.measurement import Measurement, MeasurementError, read_measurement
-from sim.prediction import Prediction, ProfileMismatch, predict
+from sim.measurement import Measurement, MeasurementError
+from sim.prediction import Prediction, ProfileMismatch
 from sim.schedule.build import build_schedule
 from sim.schedule.checks import ScheduleError, check
 from sim.schedule.generators import GENERATORS, interleaved
@@ -169,64 +168,32 @@ def write_report(
     loaded: Loaded | None,
     *,
     measurement: Measurement | None = None,
+    comparison: Comparison | None = None,
+    loop: Sequence[LoopRow] | None = None,
     force: bool,
 ) -> None:
-    """Write the HTML report of a prediction, beside a measurement where there is one."""
+    """Write the HTML report of a prediction, beside a measurement where there is one, or a loop."""
     from reports.page import render
 
-    comparison = compare(prediction, measurement) if measurement is not None else None
+    if measurement is not None and comparison is None:
+        comparison = compare(prediction, measurement)
     html = render(
         prediction,
         loaded=loaded,
         measurement=measurement,
         comparison=comparison,
-        command=_command(),
+        loop=loop,
+        command=command_line(),
     )
     write_whole(path, html, force=force)
 
 
-def write_loop_report(path: Path, result: Any, *, force: bool) -> None:
-    """Write the HTML report of a closed loop: its first scenario in full, and every row."""
-    from reports.page import render
-
-    first = result.cases[0]
-    html = render(
-        first.prediction,
-        loaded=first.loaded,
-        measurement=first.measurement,
-        comparison=first.comparison,
-        loop=tuple(case.row for case in result.cases),
-        command=_command(),
-    )
-    write_whole(path, html, force=force)
-
-
-def _command() -> str:
+def command_line() -> str:
+    """What the user typed."""
     import shlex
     import sys
 
     return shlex.join(["pipetwin", *sys.argv[1:]])
-
-
-def compare_file(
-    scenarios: Sequence[str],
-    measured: Path | None,
-    used: Profile | None,
-    overrides: Sequence[str],
-) -> tuple[Loaded, Prediction, Measurement, Comparison]:
-    """Predict a scenario and hold it against a measured file."""
-    if len(scenarios) != 1 or measured is None:
-        raise InputError(
-            "give one scenario and its measurement, as "
-            "`pipetwin validate local-2rank --measured m.json`; or several with --calibrate-on"
-        )
-    loaded = load(scenarios[0], overrides)
-    measurement = read_measurement(measured)
-    prediction = predict(loaded.scenario, used, draws=15 if used else 0)
-    try:
-        return loaded, prediction, measurement, compare(prediction, measurement)
-    except ValueError as error:
-        raise InputError(f"{measured}: {error}") from error
 
 
 def exit_code(errors: Iterable[float], max_error: float | None) -> int:

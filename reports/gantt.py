@@ -9,10 +9,13 @@ from __future__ import annotations
 import base64
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from scenarios.schema import Scenario
+from sim.comparison import pieces_of
 from sim.schedule.actions import COMPUTE, RECEIVES, SENDS, Kind
 from sim.schedule.lowering import Program, peer
 from sim.timeline.spans import Span, Timeline
@@ -25,6 +28,9 @@ KINDS: tuple[Kind, ...] = tuple(Kind)
 STYLES = ("forward", "backward", "weight", "optimizer", "messages", "communication", "transfer")
 
 
+Cut = dict[str, Any]
+
+
 class Wait(NamedTuple):
     """How long a lane stood still before a span, and for what: the message (as its action) that
     ended last in the gap, or None with `meeting` for the other ranks of a reduction."""
@@ -35,11 +41,21 @@ class Wait(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A span in its row of the chart."""
+    """A span in its row of the chart; `peer` is the rank at the other end of its message, or of the
+    one it waited for."""
 
     row: int
     span: Span
     wait: Wait
+    peer: int = NOTHING
+
+
+class Track(NamedTuple):
+    """A timeline to be drawn, a row a rank, and what its microbatches are cut into (`cut_of`)."""
+
+    timeline: Timeline
+    program: Program
+    cut: Cut | None
 
 
 _NO_WAIT = Wait(0, None, False)
@@ -61,25 +77,69 @@ def style_of(span: Span) -> int:
     return STYLES.index("optimizer" if kind is Kind.OPTIMIZER else "messages")
 
 
-def timeline_data(timeline: Timeline, program: Program) -> dict[str, Any]:
+def cut_of(scenario: Scenario) -> Cut | None:
+    """What tips say of slices: of each microbatch its variant, and of each variant's slices
+    (context, tokens); None where all microbatches are whole and alike."""
+    found = pieces_of(scenario)
+    if found is None:
+        return None
+    variants = scenario.plan.variants
+    own = [found[variants.index(v)] for v in range(len(set(variants)))]
+    return {
+        "variants": list(variants),
+        "pieces": [[[piece.context, piece.tokens] for piece in slices] for slices in own],
+    }
+
+
+def timeline_data(timeline: Timeline, program: Program, cut: Cut | None = None) -> dict[str, Any]:
     """One timeline as JSON values for the page, a row per rank."""
-    drawn = list(_drawn(timeline, program, lambda rank: rank))
-    labels = [{"label": str(rank), "group": rank} for rank in range(timeline.num_ranks)]
-    return _data(drawn, labels, [timeline], program)
+    track = Track(timeline, program, cut)
+    drawn = list(_drawn(track, lambda rank: rank))
+    labels = [{"label": str(rank), "group": rank, "cut": cut} for rank in range(timeline.num_ranks)]
+    return _data(drawn, labels, [track])
 
 
-def pair_data(simulated: Timeline, measured: Timeline, program: Program) -> dict[str, Any]:
+def pair_data(
+    simulated: Timeline, measured: Timeline, program: Program, cut: Cut | None = None
+) -> dict[str, Any]:
     """Two timelines of one program, a pair of rows per rank: simulated above, measured below."""
+    above, below = Track(simulated, program, cut), Track(measured, program, cut)
     drawn = [
-        *_drawn(simulated, program, lambda rank: 2 * rank),
-        *_drawn(measured, program, lambda rank: 2 * rank + 1),
+        *_drawn(above, lambda rank: 2 * rank),
+        *_drawn(below, lambda rank: 2 * rank + 1),
     ]
     labels = [
-        {"label": f"{rank} {what}", "group": rank}
+        {"label": f"{rank} {what}", "group": rank, "cut": cut}
         for rank in range(simulated.num_ranks)
         for what in ("sim", "run")
     ]
-    return _data(drawn, labels, [simulated, measured], program)
+    return _data(drawn, labels, [above, below])
+
+
+def stacked_data(named: Sequence[tuple[str, Track, Track]]) -> dict[str, Any]:
+    """Pairs of timelines one above the other on one scale of time, each with its name above it."""
+    drawn: list[Drawn] = []
+    labels: list[dict[str, Any]] = []
+    for title, simulated, measured in named:
+        first = len(labels)
+        drawn += _drawn(simulated, partial(_every_second, first))
+        drawn += _drawn(measured, partial(_every_second, first + 1))
+        for rank in range(simulated.timeline.num_ranks):
+            for what, whole in (("sim", "simulated"), ("run", "measured")):
+                labels.append(
+                    {
+                        "label": f"{rank} {what}",
+                        "group": first // 2 + rank,
+                        "place": f"{title}: rank {rank} ({whole})",
+                        "cut": simulated.cut,
+                    }
+                )
+        labels[first]["title"] = title
+    return _data(drawn, labels, [t for _, *pair in named for t in pair], presets=False)
+
+
+def _every_second(first: int, rank: int) -> int:
+    return first + 2 * rank
 
 
 def _cut(spans: Sequence[Span], program: Program) -> list[Span]:
@@ -97,8 +157,9 @@ def _cut(spans: Sequence[Span], program: Program) -> list[Span]:
     return sorted(found, key=lambda s: (s.start_ns, s.end_ns))
 
 
-def _drawn(timeline: Timeline, program: Program, row_of: Callable[[int], int]) -> Iterator[Drawn]:
+def _drawn(track: Track, row_of: Callable[[int], int]) -> Iterator[Drawn]:
     """The spans worth drawing, from time 0: what fills a lane, and messages where they arrive."""
+    timeline, program, _ = track
     begin = min((s.start_ns for s in timeline.spans), default=0)
     for rank, spans in enumerate(timeline.by_rank):
         messages = sorted(
@@ -111,7 +172,7 @@ def _drawn(timeline: Timeline, program: Program, row_of: Callable[[int], int]) -
             shifted = span._replace(start_ns=span.start_ns - begin, end_ns=span.end_ns - begin)
             if span.lane in ("forward", "backward"):
                 if span.action.kind not in SENDS:
-                    yield Drawn(row_of(rank), shifted, _NO_WAIT)
+                    yield Drawn(row_of(rank), shifted, _NO_WAIT, _peer(span, _NO_WAIT, program))
                 continue
             wait = _NO_WAIT
             if span.start_ns > free:
@@ -122,46 +183,58 @@ def _drawn(timeline: Timeline, program: Program, row_of: Callable[[int], int]) -
                 wait = Wait(span.start_ns - free, message, span.lane == "collective")
             free = max(free, span.end_ns)
             if span.end_ns > span.start_ns:
-                yield Drawn(row_of(rank), shifted, wait)
+                yield Drawn(row_of(rank), shifted, wait, _peer(span, wait, program))
 
 
 def _data(
-    drawn: list[Drawn], rows: Sequence[dict[str, object]], timelines: list[Timeline], p: Program
+    drawn: list[Drawn],
+    rows: Sequence[dict[str, Any]],
+    tracks: Sequence[Track],
+    *,
+    presets: bool = True,
 ) -> dict[str, Any]:
-    total = max([1, *(t.iteration_ns for t in timelines)])
+    total = max([1, *(t.timeline.iteration_ns for t in tracks)])
     unit = -(-total // (2**32 - 1))
     drawn.sort(key=lambda d: (d.span.start_ns, d.row))
     whole = len(drawn) <= MAX_SPANS
-    windows = _presets(drawn, total) if whole else _windows(drawn, total)
+    windows = _presets(drawn, total, presets) if whole else _windows(drawn, total)
     kept = drawn if whole else [d for w in windows for d in w["drawn"]]
     first = 0
     for window in windows:
         size = len(window.pop("drawn", ()))
         window.update(first=0 if whole else first, count=len(drawn) if whole else size)
         first += size
+    cuts: list[Cut] = []
+    for cut in (track.cut for track in tracks):
+        if cut is not None and cut not in cuts:
+            cuts.append(cut)
+    schedules = [track.program.schedule for track in tracks]
     return {
         "unit_ns": unit,
         "total_ns": total,
-        "rows": list(rows),
+        "rows": [{**row, "cut": cuts.index(row["cut"]) if row["cut"] else None} for row in rows],
+        "cuts": cuts,
         "kinds": [kind.name.lower() for kind in KINDS],
         "styles": [*STYLES, "bubble"],
         "nothing": NOTHING,
-        "several_stages": p.schedule.num_stages > p.num_ranks,
+        "several_stages": any(s.num_stages > s.num_ranks for s in schedules),
+        "several_microbatches": any(s.num_microbatches > 1 for s in schedules),
         "num_spans": len(drawn),
         "num_kept": len(kept),
         "windows": windows,
         "overview": None if whole else _overview(drawn, len(rows), total),
-        "spans": _arrays(kept, unit, p),
+        "spans": _arrays(kept, unit),
     }
 
 
-def _presets(drawn: list[Drawn], total: int) -> list[dict[str, Any]]:
-    """Views on all spans: the whole, and the parts that the first row's passes mark."""
+def _presets(drawn: list[Drawn], total: int, presets: bool) -> list[dict[str, Any]]:
+    """Views on all spans: the whole, and (with `presets`) the parts that the first row's passes
+    mark."""
     own = [d.span for d in drawn if d.row == 0 and d.span.lane == "compute"]
     backwards = [s.start_ns for s in own if style_of(s) == STYLES.index("backward")]
     forwards = [s.end_ns for s in own if style_of(s) == STYLES.index("forward")]
     views = [{"name": "Whole iteration", "start": 0, "end": total}]
-    if not backwards or not forwards or len({d.row for d in drawn}) == 1:
+    if not presets or not backwards or not forwards or len({d.row for d in drawn}) == 1:
         return views
     first, last = min(backwards), max(forwards)
     views.append({"name": "Warm-up", "start": 0, "end": first})
@@ -196,7 +269,7 @@ def _overview(drawn: list[Drawn], num_rows: int, total: int) -> dict[str, object
     """The share of each style in each of OVERVIEW_BINS equal times, per row, in 255ths."""
     held = np.zeros((len(STYLES), num_rows, OVERVIEW_BINS), dtype=np.float64)
     width = total / OVERVIEW_BINS
-    for row, span, _ in drawn:
+    for row, span, *_ in drawn:
         low, high = span.start_ns / width, span.end_ns / width
         for index in range(int(low), min(OVERVIEW_BINS, int(high) + 1)):
             held[style_of(span), row, index] += max(0.0, min(high, index + 1) - max(low, index))
@@ -205,19 +278,21 @@ def _overview(drawn: list[Drawn], num_rows: int, total: int) -> dict[str, object
     return {"bins": OVERVIEW_BINS, "styles": used, "shares": packed(shares.ravel(), "u1")}
 
 
-def _arrays(kept: list[Drawn], unit: int, program: Program) -> dict[str, str]:
+def _arrays(kept: list[Drawn], unit: int) -> dict[str, str]:
     columns: dict[str, tuple[str, list[int]]] = {
         "row": ("u2", [d.row for d in kept]),
         "style": ("u1", [style_of(d.span) for d in kept]),
         "kind": ("u1", [KINDS.index(d.span.action.kind) for d in kept]),
         "stage": ("u2", [d.span.action.stage for d in kept]),
         "microbatch": ("u2", [_microbatch(d.span) for d in kept]),
+        "slice": ("u2", [_slice(d.span) for d in kept]),
         "start": ("u4", [d.span.start_ns // unit for d in kept]),
         "length": ("u4", [d.span.duration_ns // unit for d in kept]),
         "wait": ("u4", [d.wait.gap_ns // unit for d in kept]),
         "cause": ("u1", [_cause(d.wait) for d in kept]),
         "cause_microbatch": ("u2", [_cause_microbatch(d.wait) for d in kept]),
-        "peer": ("u2", [_peer(d, program) for d in kept]),
+        "cause_slice": ("u2", [_cause_slice(d.wait) for d in kept]),
+        "peer": ("u2", [d.peer for d in kept]),
     }
     return {name: packed(values, dtype) for name, (dtype, values) in columns.items()}
 
@@ -231,6 +306,11 @@ def packed(values: Any, dtype: str) -> str:
 def _microbatch(span: Span) -> int:
     """The microbatch of a span; an exchange is of none, its number only counts."""
     return NOTHING if span.action.kind is Kind.EXCHANGE else _or_nothing(span.action.microbatch)
+
+
+def _slice(span: Span) -> int:
+    """The slice of a span's microbatch; the page knows which microbatches are whole."""
+    return NOTHING if _microbatch(span) == NOTHING else _or_nothing(span.action.slice_index)
 
 
 def _or_nothing(number: int | None) -> int:
@@ -252,10 +332,13 @@ def _cause_microbatch(wait: Wait) -> int:
     return NOTHING if wait.message is None else _or_nothing(wait.message.action.microbatch)
 
 
-def _peer(drawn: Drawn, program: Program) -> int:
+def _cause_slice(wait: Wait) -> int:
+    return NOTHING if wait.message is None else _or_nothing(wait.message.action.slice_index)
+
+
+def _peer(span: Span, wait: Wait, program: Program) -> int:
     """The rank at the other end of the message: of the wait, or of the span itself."""
-    message = drawn.wait.message
-    action = message.action if message is not None else drawn.span.action
+    action = wait.message.action if wait.message is not None else span.action
     if action.kind in SENDS or action.kind in RECEIVES:
         return peer(action, program.schedule)
     return NOTHING

@@ -29,6 +29,7 @@ from reports.sections import (
     timeline_section,
 )
 from reports.sections_measured import measured_section
+from reports.sections_slices import is_sliced, slices_section
 from scenarios.loader import Loaded
 from sim.comparison import Comparison, LoopRow
 from sim.measurement import Measurement
@@ -60,22 +61,15 @@ def render(
     measured_ns = measurement.iteration_ns if measurement is not None else None
     sections = (
         timeline_section(prediction),
+        *((slices_section(prediction),) if is_sliced(prediction) else ()),
         breakdown_section(prediction, figures),
         memory_section(prediction, figures, fit),
         measured_section(prediction, measurement, comparison, tuple(loop or ())),
         scenario_section(prediction, loaded),
         assumptions_section(prediction, figures, command),
     )
-    style = _text("templates/style.css")
-    scripts = [
-        _text(f"{name}.js")
-        for name in ("assets/plotly-cartesian.min", "templates/gantt", "templates/charts")
-    ]
     scenario = prediction.scenario
-    return _template().render(
-        policy=_policy(scripts, [style, _EMPTY_STYLE]),
-        style=Markup(style),
-        scripts=[Markup(script) for script in scripts],
+    return fill(
         title=f"{scenario.name}: {words.subject(scenario)}",
         scenario=scenario,
         fits=fit,
@@ -85,6 +79,21 @@ def render(
         tiles=tiles(prediction, figures, measured_ns),
         sections=sections,
         summary=figures,
+    )
+
+
+def fill(**content: Any) -> str:
+    """Fill the template, with the style sheet and the scripts."""
+    style = _text("templates/style.css")
+    scripts = [
+        _text(f"{name}.js")
+        for name in ("assets/plotly-cartesian.min", "templates/gantt", "templates/charts")
+    ]
+    return _template().render(
+        policy=_policy(scripts, [style, _EMPTY_STYLE]),
+        style=Markup(style),
+        scripts=[Markup(script) for script in scripts],
+        **content,
     )
 
 

@@ -10,7 +10,9 @@ from reports import charts, gantt, tables, words
 from reports.tables import Summary, Table
 from scenarios.errors import Origin
 from scenarios.loader import Loaded
+from scenarios.schema import Plan
 from sim.prediction import Prediction
+from sim.variants import slicing_text
 
 Legend = tuple[tuple[str, str], ...]
 
@@ -165,13 +167,13 @@ def legend_of(data: Mapping[str, Any], timeline_styles: Sequence[int]) -> Legend
 def timeline_section(prediction: Prediction) -> Section:
     """The timeline of every rank."""
     timeline = prediction.timeline
-    data = gantt.timeline_data(timeline, prediction.program)
+    data = gantt.timeline_data(timeline, prediction.program, gantt.cut_of(prediction.scenario))
     used = sorted({gantt.style_of(span) for span in timeline.spans})
     return Section(
         name="timeline",
         topic="Timeline",
         claim=words.timeline_claim(prediction),
-        reading="A row is a rank, a block a pass with its microbatch's number, a thin line below "
+        reading=f"A row is a rank, a block a pass with {_numbered(prediction)}, a thin line below "
         "it a message on its way to that rank; hatching is time in which the rank waits. Point at "
         "a block for what it waited for, drag to zoom, double-click for the whole.",
         figures=(
@@ -186,6 +188,16 @@ def timeline_section(prediction: Prediction) -> Section:
         ),
         tables=(),
     )
+
+
+def _numbered(prediction: Prediction) -> str:
+    """What the numbers on the blocks of a timeline count."""
+    schedule = prediction.program.schedule
+    if schedule.num_slices == 1:
+        return "its microbatch's number"
+    if schedule.num_microbatches == 1:
+        return "its slice's number"
+    return "the numbers of its microbatch and, after a point, its slice"
 
 
 def _draw_note(prediction: Prediction) -> str:
@@ -278,7 +290,8 @@ def memory_section(prediction: Prediction, summary: Summary, fit: bool | None) -
         topic=topic,
         claim=claim,
         reading="A curve rises as forward passes leave activations behind and falls as backward "
-        "passes free them; a plan fits where every rank's peak stays below the dashed line.",
+        f"passes free them; {_kept(prediction)}a plan fits where every rank's peak stays below the "
+        "dashed line.",
         figures=(
             Figure(
                 name="memory-over-time",
@@ -301,6 +314,13 @@ def memory_section(prediction: Prediction, summary: Summary, fit: bool | None) -
     )
 
 
+def _kept(prediction: Prediction) -> str:
+    """What slices keep longer than their own passes; empty without any."""
+    if prediction.program.schedule.num_slices == 1:
+        return ""
+    return "a slice's keys and values stay until the backward pass of its sequence's first slice; "
+
+
 def scenario_section(prediction: Prediction, loaded: Loaded | None) -> Section:
     """Every value of the scenario with its source."""
     origins: Mapping[str, Origin] | None = loaded.origins if loaded is not None else None
@@ -317,13 +337,15 @@ def scenario_section(prediction: Prediction, loaded: Loaded | None) -> Section:
             f"{override} from the command line, and {defaults} are defaults"
         )
     plan = prediction.scenario.plan
-    resolved = (
+    is_sliced = prediction.program.schedule.num_slices > 1
+    resolved: tuple[str, ...] = (
         f"{words.plural(plan.num_devices, 'device')}: tensor {plan.tensor} × pipeline "
         f"{plan.pipeline} × data {plan.data}",
         f"{words.plural(plan.num_sequences, 'sequence')} an iteration: "
-        f"{words.plural(plan.num_microbatches, 'microbatch', 'microbatches')} of "
-        f"{plan.micro_batch} in each of {words.plural(plan.data, 'pipeline')}",
+        f"{_microbatches(plan)} in each of {words.plural(plan.data, 'pipeline')}",
     )
+    if is_sliced and prediction.scenario.model is not None:
+        resolved = (*resolved, f"Token slices: {slicing_text(prediction.scenario)}")
     return Section(
         name="scenario",
         topic="Scenario",
@@ -332,4 +354,12 @@ def scenario_section(prediction: Prediction, loaded: Loaded | None) -> Section:
         "file, or which option, wrote it, and “default” that nothing did.",
         tables=(table,),
         lists=(("What follows from it", resolved),),
+    )
+
+
+def _microbatches(plan: Plan) -> str:
+    """A pipeline's microbatches: how many of which size, in runs of equal ones."""
+    return ", ".join(
+        f"{words.plural(group.microbatches, 'microbatch', 'microbatches')} of {group.micro_batch}"
+        for group in plan.groups
     )

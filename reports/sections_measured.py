@@ -101,7 +101,8 @@ def _claim(
 
 
 def _overlay(prediction: Prediction, measurement: Measurement) -> Figure:
-    data = gantt.pair_data(prediction.timeline, measurement.typical, prediction.program)
+    cut = gantt.cut_of(prediction.scenario)
+    data = gantt.pair_data(prediction.timeline, measurement.typical, prediction.program, cut)
     spans = (*prediction.timeline.spans, *measurement.typical.spans)
     return Figure(
         name="overlay",

@@ -173,9 +173,10 @@ def error_table(comparison: Comparison) -> Table:
         groups[len(rows)] = "Actions, medians"
     for action in comparison.actions:
         name = action.kind.name.lower()
+        piece = f", {words.piece(action.piece)}" if action.piece is not None else ""
         rows.append(
             (
-                text(f"{words.PATH_NAMES.get(name, name)}, stage {action.stage}"),
+                text(f"{words.PATH_NAMES.get(name, name)}, stage {action.stage}{piece}"),
                 seconds(action.simulated_ns / 1e9),
                 seconds(action.measured_ns / 1e9),
                 error(action.error),
@@ -261,6 +262,9 @@ def readable(path: fields.Path, value: Any) -> str:
     parser = field.parser if field is not None else None
     if isinstance(value, (tuple, list)):
         return ", ".join(readable(path, item) for item in value)
+    if dataclasses.is_dataclass(value):
+        known = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return " ".join(f"{k} {readable(path, v)}" for k, v in known if v is not None)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if parser is units.parse_bytes:

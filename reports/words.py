@@ -9,6 +9,7 @@ from scenarios.units import format_bytes, format_duration_ns
 from sim.comparison import Comparison
 from sim.prediction import Prediction, fits
 from sim.timeline.figures import BUBBLE, COMMUNICATION, MESSAGES
+from sim.workload.partition import Piece
 
 NBSP = "\u00a0"
 UNKNOWN = "–"
@@ -130,6 +131,13 @@ def dollars(amount: float | None) -> str:
 def plural(number: int, noun: str, nouns: str = "") -> str:
     """Write a number with its noun: `1 rank`, `16 ranks`."""
     return f"{number:,}{NBSP}{noun if number == 1 else nouns or noun + 's'}"
+
+
+def piece(cut: Piece) -> str:
+    """What a pass works on: `256 tokens after 1,024`."""
+    after = f" after {count(cut.context)}" if cut.context else ""
+    sequences = f"{cut.micro_batch} x " if cut.micro_batch > 1 else ""
+    return f"{sequences}{count(cut.tokens)} tokens{after}"
 
 
 def disturbed(number: int, total: int) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from scenarios.schema import Scenario
 from sim.cost.costs import ActionCosts, Transfer
 from sim.engine.simpy_engine import simulate
 from sim.measurement import Measurement
@@ -19,16 +21,21 @@ from sim.schedule.actions import FLUSH, Action, Kind
 from sim.schedule.build import build_program
 from sim.schedule.lowering import Program, partner
 from sim.timeline.spans import Timeline
+from sim.workload.partition import Piece, pieces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionComparison:
-    """One kind of action on one stage: simulated against the median measured duration (ns)."""
+    """One kind of action on one stage: simulated against the median measured duration (ns).
+
+    piece: what it works on, where microbatches are cut into slices or are not all alike.
+    """
 
     kind: Kind
     stage: int
     simulated_ns: int
     measured_ns: int
+    piece: Piece | None = None
 
     @property
     def error(self) -> float:
@@ -168,24 +175,55 @@ def _shared(action: Action) -> Action:
 
 
 def _by_action(prediction: Prediction, measurement: Measurement) -> tuple[ActionComparison, ...]:
-    measured: dict[tuple[Kind, int], list[int]] = defaultdict(list)
+    cut = pieces_of(prediction.scenario)
+    measured: dict[_Sort, list[int]] = defaultdict(list)
     for timeline in measurement.judged:
         for span in timeline.spans:
             if span.lane == "compute" or span.action.kind in FLUSH:
-                measured[span.action.kind, span.action.stage].append(span.duration_ns)
-    simulated: dict[tuple[Kind, int], list[int]] = defaultdict(list)
+                measured[_sort(span.action, cut)].append(span.duration_ns)
+    simulated: dict[_Sort, list[int]] = defaultdict(list)
     for span in prediction.timeline.spans:
         if span.lane == "compute" or span.action.kind in FLUSH:
-            simulated[span.action.kind, span.action.stage].append(span.duration_ns)
+            simulated[_sort(span.action, cut)].append(span.duration_ns)
     return tuple(
         ActionComparison(
-            kind=kind,
-            stage=stage,
-            simulated_ns=round(statistics.median(simulated.get((kind, stage), [0]))),
+            kind=sort.kind,
+            stage=sort.stage,
+            simulated_ns=round(statistics.median(simulated.get(sort, [0]))),
             measured_ns=round(statistics.median(times)),
+            piece=sort.piece,
         )
-        for (kind, stage), times in sorted(measured.items())
+        for sort, times in sorted(measured.items(), key=lambda item: item[0].order)
     )
+
+
+class _Sort(NamedTuple):
+    """What actions are compared together."""
+
+    kind: Kind
+    stage: int
+    piece: Piece | None
+
+    @property
+    def order(self) -> tuple[Kind, int, tuple[int, ...]]:
+        return self.kind, self.stage, tuple(self.piece or ())
+
+
+def _sort(action: Action, cut: tuple[tuple[Piece, ...], ...] | None) -> _Sort:
+    piece = None
+    if cut is not None and action.microbatch is not None and action.kind is not Kind.EXCHANGE:
+        piece = cut[action.microbatch][action.slice_index]
+    return _Sort(action.kind, action.stage, piece)
+
+
+def pieces_of(scenario: Scenario) -> tuple[tuple[Piece, ...], ...] | None:
+    """The pieces of every microbatch, by slice; None where all microbatches are whole and alike, or
+    the scenario has no model."""
+    if scenario.model is None:
+        return None
+    found = pieces(scenario)
+    alike = len(set(found)) == 1 and len(found[0]) == 1
+    return None if alike else found
 
 
 def _memory(prediction: Prediction, measurement: Measurement) -> tuple[tuple[int, int] | None, ...]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import gzip
 import json
 import statistics
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,6 +21,7 @@ from scenarios.writing import write_whole
 from sim.timeline.spans import Timeline
 
 _FORMAT = "pipetwin-measurement-1"
+_FORMAT_OF_SEVERAL = "pipetwin-measurements-1"
 
 
 class MeasurementError(ValueError):
@@ -79,15 +81,17 @@ def write_measurement(measurement: Measurement, path: Path, *, force: bool = Fal
 
     Raises FileExistsError where the file exists and `force` is not given.
     """
-    document = {
-        "format": _FORMAT,
-        "scenario": asdict(measurement.scenario),
-        "timelines": [t.to_json() for t in measurement.timelines],
-        "disturbed": list(measurement.disturbed),
-        "losses": list(measurement.losses),
-        "peak_memory_bytes": list(measurement.peak_memory_bytes),
-        "environment": dict(measurement.environment),
-    }
+    write_measurements((measurement,), path, force=force)
+
+
+def write_measurements(
+    measurements: Sequence[Measurement], path: Path, *, force: bool = False
+) -> None:
+    """The same for several measurements in one file."""
+    documents = [_to_data(measurement) for measurement in measurements]
+    document = documents[0]
+    if len(documents) > 1:
+        document = {"format": _FORMAT_OF_SEVERAL, "measurements": documents}
     data = json.dumps(document, separators=(",", ":")).encode()
     if path.suffix == ".gz":
         data = gzip.compress(data, mtime=0)
@@ -96,6 +100,21 @@ def write_measurement(measurement: Measurement, path: Path, *, force: bool = Fal
 
 def read_measurement(path: Path) -> Measurement:
     """Read what `write_measurement` wrote.
+
+    Raises MeasurementError where the file cannot be read or holds something else.
+    """
+    found = read_measurements(path)
+    if len(found) > 1:
+        names = ", ".join(m.scenario.name for m in found)
+        raise MeasurementError(
+            f"{path}: holds {len(found)} measurements ({names}), and one is wanted: `validate` "
+            "takes all of them, or one by the name of its variant"
+        )
+    return found[0]
+
+
+def read_measurements(path: Path) -> tuple[Measurement, ...]:
+    """Read a file of one or several measurements.
 
     Raises MeasurementError where the file cannot be read or holds something else.
     """
@@ -108,6 +127,38 @@ def read_measurement(path: Path) -> Measurement:
         raise MeasurementError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError) as error:
         raise MeasurementError(f"{path}: not JSON: {error}") from error
+    documents: Any = [document]
+    if isinstance(document, dict) and document.get("format") == _FORMAT_OF_SEVERAL:
+        documents = document.get("measurements")
+        if not isinstance(documents, list) or not documents:
+            raise MeasurementError(f"{path}: damaged: holds no list of measurements")
+    return tuple(_from_data(data, path) for data in documents)
+
+
+def merged(measurements: Sequence[Measurement]) -> Measurement:
+    """Several measurements of one scenario as one, with the iterations of all."""
+    first = measurements[0]
+    return replace(
+        first,
+        timelines=tuple(t for m in measurements for t in m.timelines),
+        disturbed=tuple(d for m in measurements for d in m.disturbed),
+        losses=tuple(loss for m in measurements for loss in m.losses),
+    )
+
+
+def _to_data(measurement: Measurement) -> dict[str, object]:
+    return {
+        "format": _FORMAT,
+        "scenario": asdict(measurement.scenario),
+        "timelines": [t.to_json() for t in measurement.timelines],
+        "disturbed": list(measurement.disturbed),
+        "losses": list(measurement.losses),
+        "peak_memory_bytes": list(measurement.peak_memory_bytes),
+        "environment": dict(measurement.environment),
+    }
+
+
+def _from_data(document: Any, path: Path) -> Measurement:
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise MeasurementError(
             f"{path}: not a measurement: write one with `pipetwin run SCENARIO -o measured.json`"

@@ -1,7 +1,7 @@
 "use strict";
 /* Timelines on a canvas: rows of spans, zoomed by dragging, with a tip for each span. */
 const Gantt = (() => {
-  const GUTTER = 46, AXIS = 30, TOP = 4;
+  const GUTTER = 46, AXIS = 30, TOP = 4, HEAD = 24;
   const CAUSES = [
     "", "activations", "gradients", "its activations to be taken", "its gradients to be taken",
     "the other ranks of the reduction", "nothing on record",
@@ -13,6 +13,7 @@ const Gantt = (() => {
     row: Uint16Array, style: Uint8Array, kind: Uint8Array, stage: Uint16Array,
     microbatch: Uint16Array, start: Uint32Array, length: Uint32Array, wait: Uint32Array,
     cause: Uint8Array, cause_microbatch: Uint16Array, peer: Uint16Array,
+    slice: Uint16Array, cause_slice: Uint16Array,
   };
 
   function unpack(text, type) {
@@ -109,7 +110,14 @@ const Gantt = (() => {
       const rows = this.data.rows.length;
       const pitch = Math.max(8, Math.min(this.paired ? 22 : 30, 620 / rows));
       const apart = this.paired ? Math.max(3, pitch * 0.3) : 0;
-      const tops = this.data.rows.map((row, i) => TOP + i * pitch + (this.paired ? row.group * apart : 0));
+      let y = TOP;
+      const tops = this.data.rows.map((row, i) => {
+        const before = this.data.rows[i - 1];
+        if (row.title) y += i ? HEAD + 6 : HEAD;
+        else if (before && before.group !== row.group) y += apart;
+        y += pitch;
+        return y - pitch;
+      });
       this.left = this.paired ? GUTTER + 14 : GUTTER;
       this.width = width;
       this.pitch = pitch;
@@ -189,6 +197,15 @@ const Gantt = (() => {
       const c = this.c, inner = this.pitch > 14 ? 3 : 1;
       const height = this.pitch - inner, thin = Math.max(1.5, height * 0.16);
       const every = Math.ceil(13 / this.pitch);
+      const title = this.data.rows[row].title;
+      if (title) {
+        c.font = `600 12px ${this.palette("--sans")}`;
+        c.fillStyle = this.palette("--ink");
+        c.textAlign = "left";
+        c.textBaseline = "middle";
+        c.fillText(title, 0, top - HEAD / 2, this.width);
+      }
+      c.font = `11.5px ${this.palette("--sans")}`;
       if (row % every === 0) {
         c.fillStyle = this.palette("--soft");
         c.textAlign = "right";
@@ -244,7 +261,7 @@ const Gantt = (() => {
         c.fillRect(x0, top, Math.max(0.6, wide - (wide > 4 ? 1 : wide > 2 ? 0.5 : 0)), block);
         if (s.microbatch[i] !== this.data.nothing && block >= 11) {
           const room = (label) => wide > 7 * label.length + 4;
-          const microbatch = String(s.microbatch[i]);
+          const microbatch = this.numbered(s.row[i], s.microbatch[i], s.slice[i]);
           const whole = `${LETTERS[this.data.kinds[s.kind[i]]] ?? ""}${microbatch} of stage ${s.stage[i]}`;
           const text = this.data.several_stages && room(whole) ? whole : microbatch;
           if (room(text)) {
@@ -253,6 +270,31 @@ const Gantt = (() => {
           }
         }
       }
+    }
+
+    /* The slices of a microbatch as [context, tokens]; null where it is whole. */
+    slices(row, microbatch) {
+      const cut = this.data.cuts[this.data.rows[row].cut];
+      if (!cut || microbatch === this.data.nothing) return null;
+      const pieces = cut.pieces[cut.variants[microbatch] ?? 0];
+      return pieces.length > 1 ? pieces : null;
+    }
+
+    /* `3`, or of a sliced microbatch `3.1`; of the only one just `1`. */
+    numbered(row, microbatch, slice) {
+      if (!this.slices(row, microbatch)) return String(microbatch);
+      return this.data.several_microbatches ? `${microbatch}.${slice}` : String(slice);
+    }
+
+    named(row, microbatch, slice) {
+      if (microbatch === this.data.nothing) return "";
+      const pieces = this.slices(row, microbatch);
+      if (!pieces) return `microbatch ${microbatch}`;
+      const [context, tokens] = pieces[slice];
+      const after = context ? ` after ${context.toLocaleString("en")}` : ", the first";
+      const size = `${tokens.toLocaleString("en")} tokens${after}`;
+      return this.data.several_microbatches
+        ? `microbatch ${microbatch}, slice ${slice} (${size})` : `slice ${slice} (${size})`;
     }
 
     /* The span under a point; a thin one only in the lower part of its row. */
@@ -278,8 +320,9 @@ const Gantt = (() => {
       const s = this.spans, d = this.data, i = hit.span ?? hit.gap;
       const row = d.rows[s.row[i]], none = d.nothing;
       const what = d.kinds[s.kind[i]].replaceAll("_", " ");
-      const mb = s.microbatch[i] === none ? "" : `, microbatch ${s.microbatch[i]}`;
-      const place = this.paired ? `rank ${row.group} (${row.label.endsWith("run") ? "measured" : "simulated"})` : `rank ${row.label}`;
+      const own = this.named(s.row[i], s.microbatch[i], s.slice[i]);
+      const mb = own && `, ${own}`;
+      const place = row.place ? row.place : this.paired ? `rank ${row.group} (${row.label.endsWith("run") ? "measured" : "simulated"})` : `rank ${row.label}`;
       const transfer = d.styles[s.style[i]] === "transfer";
       const stage = RANKWIDE.includes(d.kinds[s.kind[i]]) ? "" : `, stage ${s.stage[i]}`;
       const lines = [`${what}${stage}${mb}`];
@@ -289,7 +332,8 @@ const Gantt = (() => {
         lines.push(`${place}${from}`, `start ${shown(s.start[i] * d.unit_ns)}, duration ${shown(s.length[i] * d.unit_ns)}`);
       }
       if (s.wait[i]) {
-        const cmb = s.cause_microbatch[i] === none ? "" : ` of microbatch ${s.cause_microbatch[i]}`;
+        const cause = this.named(s.row[i], s.cause_microbatch[i], s.cause_slice[i]);
+        const cmb = cause && ` of ${cause}`;
         const peer = s.cause[i] < 5 && s.peer[i] !== none ? `, ${s.cause[i] < 3 ? "from" : "by"} rank ${s.peer[i]}` : "";
         lines.push(`waited ${shown(s.wait[i] * d.unit_ns)} for ${CAUSES[s.cause[i]]}${cmb}${peer}`);
       } else if (!transfer) lines.push("waited for nothing");

@@ -35,7 +35,8 @@ def table(stages: int) -> CostTable:
 def test_an_overlapped_reduction_is_cut_where_the_passes_end() -> None:
     """One pass of 10 and one of 20: the reduction of 15-45 lies beside them until 30."""
     program = lower(gpipe(1, 1), "overlapped", Flush(reduce_gradients=True, overlapped=True))
-    drawn = list(gantt._drawn(simulate(program, table(1)), program, lambda rank: rank))
+    track = gantt.Track(simulate(program, table(1)), program, None)
+    drawn = list(gantt._drawn(track, lambda rank: rank))
     pieces = [
         (gantt.STYLES[gantt.style_of(d.span)], d.span.start_ns, d.span.end_ns)
         for d in drawn

@@ -174,7 +174,8 @@ def test_long_timeline_shows_windows_and_says_so(large: Prediction, pages: dict[
 
 def test_waits_name_the_message(prediction: Prediction) -> None:
     """The last rank's first pass waits for microbatch 0's activations from the rank before it."""
-    drawn = list(gantt._drawn(prediction.timeline, prediction.program, lambda rank: rank))
+    track = gantt.Track(prediction.timeline, prediction.program, None)
+    drawn = list(gantt._drawn(track, lambda rank: rank))
     last = prediction.timeline.num_ranks - 1
     first = min(
         (d for d in drawn if d.row == last and d.wait.gap_ns), key=lambda d: d.span.start_ns
