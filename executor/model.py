@@ -161,25 +161,25 @@ class Attention(nn.Module):
         batch, tokens, width = projected.shape
         heads = projected.view(batch, tokens, 3, self.heads, width // (3 * self.heads))
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
-        context = 0
         if part is not None:
-            context = part.context
             key, value = part.extend(self, key, value)
-            query = query.contiguous()  # Else the backward pass would keep `projected` for it.
+            # Else the backward pass would keep all of `projected` for it. Attention lays its result
+            # out as the queries are: so the next product reads it without another copy.
+            query = query.transpose(1, 2).contiguous().transpose(1, 2)
         if self.recompute_core and torch.is_grad_enabled():
             mixed = checkpoint(
-                self.core, query, key, value, context, use_reentrant=False, preserve_rng_state=False
+                self.core, query, key, value, part, use_reentrant=False, preserve_rng_state=False
             )
         else:
-            mixed = self.core(query, key, value, context)
+            mixed = self.core(query, key, value, part)
         output: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, tokens, width // 3))
         return output
 
-    def core(self, query: Tensor, key: Tensor, value: Tensor, context: int = 0) -> Tensor:
-        """Scores, softmax, mix: three times (micro_batch, heads, tokens, head width) to one; keys
-        and values of `context` tokens more."""
-        if context:
-            return attend_after(query, key, value, context)
+    def core(self, query: Tensor, key: Tensor, value: Tensor, part: Slice | None = None) -> Tensor:
+        """Scores, softmax, mix: three times (micro_batch, heads, tokens, head width) to one; of a
+        slice, keys and values are also those of its context."""
+        if part is not None and part.context:
+            return attend_after(query, key, value, context=part.context, sequence=part.sequence)
         return F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
 
 

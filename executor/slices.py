@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -29,7 +30,6 @@ from torch.nn.attention.bias import causal_lower_right
 from sim.workload.partition import Piece
 
 _BLOCK = 256
-_masks: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
 
 class KeyValues:
@@ -128,7 +128,7 @@ class SlicedMicrobatch:
         """
         if slice_index != self._num_run:
             raise RuntimeError(
-                f"slice {slice_index} cannot go forward: slices 0 to {self._num_run - 1} have run"
+                f"slice {slice_index} cannot go forward: slice {self._num_run} is next"
             )
         self._num_run += 1
         _, context, tokens = self._pieces[slice_index]
@@ -144,8 +144,9 @@ class SlicedMicrobatch:
         next_to_collect = slice_index + 1 in (len(self._pieces), self._num_to_collect)
         if slice_index != self._num_run - 1 or not next_to_collect:
             raise RuntimeError(
-                f"slice {slice_index} cannot go backward: {self._num_run} of {len(self._pieces)} "
-                "slices have gone forward and not back, the last of which is next"
+                f"slice {slice_index} cannot go backward: of {len(self._pieces)} slices "
+                f"{self._num_run} have gone forward and {len(self._pieces) - self._num_to_collect} "
+                "back, from the last one on"
             )
         self._num_run = self._num_to_collect = slice_index
 
@@ -173,40 +174,54 @@ class _Extend(torch.autograd.Function):
         return key, value, None, None
 
 
-def attend_after(query: Tensor, key: Tensor, value: Tensor, context: int) -> Tensor:
+def attend_after(
+    query: Tensor, key: Tensor, value: Tensor, *, context: int, sequence: int
+) -> Tensor:
     """Causal attention of tokens that have `context` others before them.
 
     query: (micro_batch, heads, tokens, head width). key, value: the same of context + tokens.
+    sequence: the most tokens that there can be.
     """
+    if query.is_cuda:
+        return _with_bias(query, key, value)
+    return _in_blocks(query, key, value, context, sequence)
+
+
+def _with_bias(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """By the kernels that skip what is hidden, where there are any for the type; else masked."""
+    bias = causal_lower_right(query.shape[2], key.shape[2])
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+
+def _in_blocks(query: Tensor, key: Tensor, value: Tensor, context: int, sequence: int) -> Tensor:
+    """Some queries at a time, each with the keys that it sees."""
     tokens = query.shape[2]
-    if query.is_cuda:  # Kernels that skip what is hidden; torch picks the mask for the others.
-        bias = causal_lower_right(tokens, context + tokens)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     parts = []
     for begin in range(0, tokens, _BLOCK):
         end = min(begin + _BLOCK, tokens)
-        seen = slice(0, context + end)
-        parts.append(
-            F.scaled_dot_product_attention(
-                query[:, :, begin:end],
-                key[:, :, seen],
-                value[:, :, seen],
-                attn_mask=_mask(end - begin, context + begin, query),
-            )
+        mixed = F.scaled_dot_product_attention(
+            query[:, :, begin:end],
+            key[:, :, : context + end],
+            value[:, :, : context + end],
+            attn_mask=_mask(end - begin, context + begin, sequence, query),
         )
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        parts.append(mixed.transpose(1, 2))  # As it lies in memory, and is needed next.
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).transpose(1, 2)
 
 
-def _mask(tokens: int, context: int, like: Tensor) -> Tensor:
-    """Zero where a token sees a key, minus infinity behind: (tokens, context + tokens).
+@lru_cache(maxsize=8)
+def _whole_mask(sequence: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zero where a query of a block sees a key, minus infinity behind, after a whole sequence.
 
-    A view of one mask for all: the more columns it begins with, the longer the context.
+    (queries, sequence + queries): the last columns are the block's own tokens, so that a mask for
+    less context is a view that begins further on.
     """
-    mask = _masks.get((like.dtype, like.device))
-    if mask is None or mask.shape[0] < tokens or mask.shape[1] - mask.shape[0] < context:
-        rows, before = (0, 0) if mask is None else (len(mask), mask.shape[1] - len(mask))
-        rows, before = max(rows, tokens), max(before, context)
-        full = torch.full((rows, before + rows), -torch.inf, dtype=like.dtype, device=like.device)
-        mask = _masks[like.dtype, like.device] = full.triu_(before + 1)
-    first = mask.shape[1] - mask.shape[0] - context
-    return mask[:tokens, first : first + context + tokens]
+    rows = min(_BLOCK, sequence)
+    hidden = torch.full((rows, sequence + rows), -torch.inf, dtype=dtype, device=device)
+    return hidden.triu_(sequence + 1)
+
+
+def _mask(tokens: int, context: int, sequence: int, like: Tensor) -> Tensor:
+    """The mask for a block of tokens after `context` others: (tokens, context + tokens)."""
+    whole = _whole_mask(sequence, like.dtype, like.device)
+    return whole[:tokens, sequence - context : sequence + tokens]

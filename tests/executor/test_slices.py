@@ -18,7 +18,7 @@ from executor import slices
 from executor.data import Data
 from executor.model import StageModule
 from executor.reference import reference
-from executor.slices import KeyValues, attend_after
+from executor.slices import KeyValues, _with_bias, attend_after
 from executor.stages import StageRunner
 from scenarios.schema import MicrobatchGroup, Scenario
 from sim.schedule.build import build_schedule
@@ -159,11 +159,11 @@ def test_slices_out_of_order_are_refused() -> None:
     scenario = sliced(plan={"pipeline": 1})
     runner, data = runner_of(scenario)
     parts = data.slices(0, 0, 0)
-    with pytest.raises(RuntimeError, match="slice 1 cannot go forward"):
+    with pytest.raises(RuntimeError, match="slice 1 cannot go forward: slice 0 is next"):
         runner.forward(0, 1, *parts[1])
     for n in range(3):
         runner.forward(0, n, *parts[n])
-    with pytest.raises(RuntimeError, match=r"slice 2 cannot go backward: 3 of 4"):
+    with pytest.raises(RuntimeError, match=r"slice 2 cannot go backward: of 4 slices 3"):
         runner.backward(0, 2, None)
     runner.forward(0, 3, *parts[3])
     with pytest.raises(RuntimeError, match="slice 1 cannot go backward"):
@@ -205,8 +205,9 @@ def test_buffers_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("tokens", "context"), [(1, 1), (3, 9), (9, 3), (300, 40), (600, 300)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("gpu", [False, True])
 def test_attention_after_a_context_is_that_of_the_whole(
-    tokens: int, context: int, dtype: torch.dtype
+    tokens: int, context: int, dtype: torch.dtype, gpu: bool
 ) -> None:
     """More tokens than a block of queries among them."""
     generator = torch.Generator().manual_seed(tokens)
@@ -218,7 +219,12 @@ def test_attention_after_a_context_is_that_of_the_whole(
     upstream = torch.randn((2, 2, tokens, 8), generator=generator, dtype=torch.float64).to(dtype)
     query, key, value = whole
     expected = F.scaled_dot_product_attention(*whole, is_causal=True)[:, :, context:]
-    found = attend_after(query[:, :, context:], key, value, context)
+    query = query[:, :, context:]
+    # What a GPU runs, here with the kernels of the CPU.
+    if gpu:
+        found = _with_bias(query, key, value)
+    else:
+        found = attend_after(query, key, value, context=context, sequence=1000)
     near = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 5e-2}[dtype]
     torch.testing.assert_close(found, expected, rtol=near, atol=near)
     pairs = zip(
@@ -230,11 +236,10 @@ def test_attention_after_a_context_is_that_of_the_whole(
         torch.testing.assert_close(mine, theirs, rtol=near, atol=near)
 
 
-def test_one_mask_serves_all_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slices, "_masks", {})
+def test_one_mask_serves_all_slices() -> None:
     like = torch.zeros((), dtype=torch.float64)
-    for tokens, context in ((2, 3), (1, 7), (4, 1), (3, 0)):
-        seen = torch.isfinite(slices._mask(tokens, context, like))
+    masks = [(n, c, slices._mask(n, c, 9, like)) for n, c in ((2, 3), (1, 8), (4, 1), (3, 0))]
+    for tokens, context, mask in masks:
         expected = torch.ones(tokens, context + tokens, dtype=torch.bool).tril(context)
-        assert torch.equal(seen, expected)
-    assert len(slices._masks) == 1
+        assert torch.equal(torch.isfinite(mask), expected)
+    assert len({mask.untyped_storage().data_ptr() for *_, mask in masks}) == 1
