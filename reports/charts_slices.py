@@ -75,9 +75,10 @@ def variant_times(found: VariantsResult) -> Chart:
             "x": names,
             "y": values,
             "text": [duration(1e9 * v) for v in values],
-            "textposition": "outside",
-            "cliponaxis": False,
-            "constraintext": "none",
+            "textposition": "inside",
+            "insidetextanchor": "start",
+            "textangle": 0,
+            "textfont": {"color": color("paper")},
             "customdata": notes,
             "marker": {"color": color(what)},
             "hovertemplate": f"%{{x}}, {what}: %{{text}}<br>%{{customdata}}<extra></extra>",
@@ -104,10 +105,12 @@ def variant_times(found: VariantsResult) -> Chart:
     x = {"type": "category", "showgrid": False, "title": {"text": ""}}
     y = {
         "title": {"text": "iteration time in s"},
-        "range": [0, 1.14 * highest],
+        "range": [0, 1.06 * highest],
         "fixedrange": True,
     }
-    return chart_of(data, 330, x, y, barmode="group", bargap=0.28, bargroupgap=0.06)
+    small = {"minsize": 10, "mode": "hide"}
+    gaps = {"bargap": 0.28, "bargroupgap": 0.06}
+    return chart_of(data, 330, x, y, barmode="group", uniformtext=small, **gaps)
 
 
 def slice_errors(found: VariantsResult) -> Chart:

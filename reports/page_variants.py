@@ -120,7 +120,7 @@ def _timelines(found: VariantsResult) -> Section:
         cut = gantt.cut_of(case.loaded.scenario)
         program = case.prediction.program
         measured = case.measurement.typical
-        slices = slicing_text(case.loaded.scenario)
+        slices = slicing_text(case.loaded.scenario).replace(" x ", " × ")
         named.append(
             (
                 case.variant if slices == case.variant else f"{case.variant}: {_short(slices)}",

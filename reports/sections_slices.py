@@ -145,6 +145,9 @@ def _formula(prediction: Prediction, slices: list[SliceTime]) -> list[str]:
     largest = max(max(times) for times in own.values())
     formula = total + (stages - 1) * largest
     simulated = prediction.figures.iteration_ns
+    again = "the longest slice once more"
+    if stages != 2:
+        again = f"{stages - 1} times the longest slice"
     cut = (
         ""
         if prediction.scenario.model is None
@@ -152,7 +155,7 @@ def _formula(prediction: Prediction, slices: list[SliceTime]) -> list[str]:
     )
     return [
         f"All slices one behind the other take {words.duration(total)} on this stage; filling and "
-        f"draining {words.plural(stages, 'stage')} adds {stages - 1} times the longest slice: "
+        f"draining {words.plural(stages, 'stage')} adds {again}: "
         f"{words.duration(formula)} in all (arXiv 2102.07988, section 3.3).",
         f"The simulation gives {words.duration(simulated)}, with messages, unequal stages, the "
         f"order of the schedule, optimizer and reductions.{cut}",

@@ -73,8 +73,8 @@ def verdict(found: VariantsResult) -> str:
         return f"{name}: {best.variant} is fastest, {time} an iteration (measured)"
     measured, predicted = found.speedups(best)
     return (
-        f"{name}: {best.variant} is fastest, {time} an iteration (measured), {measured:.2f}x as "
-        f"fast as {first.variant}; predicted were {predicted:.2f}x"
+        f"{name}: {best.variant} is fastest, {time} an iteration (measured), {measured:.2f} times "
+        f"as fast as {first.variant} (predicted: {predicted:.2f} times)"
     )
 
 

@@ -182,7 +182,7 @@ def test_waits_name_the_message(prediction: Prediction) -> None:
     )
     assert first.wait.message is not None
     assert str(first.wait.message.action) == f"{last}RECV_F0"
-    assert gantt._peer(first, prediction.program) == last - 1
+    assert first.peer == last - 1
 
 
 def test_measured_section_keeps_errors_apart(
