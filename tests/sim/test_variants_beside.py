@@ -81,7 +81,7 @@ def test_variants_are_found_by_name_and_optimal_is_what_was_measured() -> None:
         beside(loaded, loaded.variants, runs[:1], None)
     other = replace(runs[0], scenario=load("local-terapipe:uniform", ["model.layers=6"]).scenario)
     with pytest.raises(VariantError, match="of another scenario"):
-        beside(loaded, loaded.variants, [other, runs[1], runs[2]], None)
+        beside(loaded, loaded.variants, [runs[0], other, runs[2]], None)
 
 
 def test_only_optimal_is_taken_from_the_measurement() -> None:
