@@ -2,71 +2,41 @@
 
 Every rank measures the same at the same time, so that the cores are as busy as in a run. Passes are
 timed on stages of different makeup (layers alone, with embedding, with head), from which the times
-of the parts follow as they do from executed runs.
+of the parts follow as they do from executed runs. Those of token slices run on keys and values that
+the slices before have really left.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from executor.commands import UnsupportedPlan, require_supported
 from executor.data import Data
-from executor.joining import under_torchrun
+from executor.joining import PROGRESS_KEY, under_torchrun
 from executor.launching import device_kind, run_ranks
 from executor.marks import make_marks
+from executor.measure_grid import Grid, Series, grid_of
 from executor.model import DTYPES, StageModule
 from executor.optimizer import Optimizer
 from executor.stages import StageRunner
 from executor.transport import make_transport
-from scenarios.schema import PRECISION_BYTES, Scenario
+from scenarios.schema import Scenario
 from sim.calibration import Makeup, Sample, fit_message_time, fit_parts, thin
-from sim.cost.profile import Pass, Profile, shape_of
+from sim.cost.profile import Pass, Profile, Shape, shape_of
 from sim.schedule.actions import Action, Kind
 from sim.workload.partition import StagePart
 
-_MAKEUPS = (
-    Makeup(1, False, False),
-    Makeup(3, False, False),
-    Makeup(1, True, False),
-    Makeup(1, False, True),
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """What is measured: (micro_batch, tokens) points, repetitions, message sizes in bytes."""
-
-    points: tuple[tuple[int, int], ...]
-    repetitions: int
-    message_bytes: tuple[int, ...]
-
-
-def grid_of(scenario: Scenario, *, quick: bool) -> Grid:
-    """The scenario's own point, and halvings and doublings around it; messages of 1 KiB to four
-    times the scenario's."""
-    model, plan = scenario.model, scenario.plan
-    assert model is not None
-    own = (plan.micro_batch, model.sequence)
-    payload = plan.micro_batch * model.sequence * model.hidden * PRECISION_BYTES[plan.precision]
-    if quick:
-        return Grid(points=(own,), repetitions=5, message_bytes=(1024, payload))
-    batches = sorted({max(1, plan.micro_batch // 2), plan.micro_batch, plan.micro_batch * 2})
-    tokens = [model.sequence]
-    if model.family == "gpt":
-        tokens = [t for t in (model.sequence // 4, model.sequence // 2, model.sequence) if t > 0]
-    sizes = {1024, 16 * 1024, 64 * 1024, 256 * 1024, 1 << 20, payload // 4, payload, payload * 4}
-    return Grid(
-        points=tuple((b, t) for t in tokens for b in batches),
-        repetitions=30,
-        message_bytes=tuple(sorted(s for s in sizes if s >= 1024)),
-    )
+_WARMUP = 2
+_FEWEST = 4
+"""Timed repetitions of what takes long."""
 
 
 def measure_scenario(
@@ -87,8 +57,9 @@ def measure_scenario(
         raise UnsupportedPlan("measure starts its own ranks: run it without torchrun")
     cluster = scenario.cluster
     grid = grid_of(scenario, quick=quick)
+    shapes = grid.shapes(scenario)
     progress(
-        f"measuring {len(grid.points)} shapes, {grid.repetitions} times each, on "
+        f"measuring {len(shapes)} shapes, up to {grid.repetitions} times each, on "
         f"{scenario.plan.num_devices} ranks at once ..."
     )
     found = run_ranks(
@@ -97,6 +68,7 @@ def measure_scenario(
         {"scenario": scenario, "grid": grid},
         wait_s=600.0,
         device=device_kind(scenario.plan.num_devices, cluster.device.kind if cluster else "cpu"),
+        progress=progress,
     )
     assert found is not None, "these ranks were started here"
     samples = [s for rank in found.results for s in rank["samples"]]
@@ -111,7 +83,8 @@ def measure_scenario(
     return Profile(
         device=cluster.device.name if cluster is not None else found.environment["device"],
         provenance=f"measured on {found.environment['host']} with the shapes of {scenario.name}, "
-        f"{scenario.plan.num_devices} ranks busy at once; {found.environment['pinning']}",
+        f"{scenario.plan.num_devices} ranks busy at once; {found.environment['pinning']}; "
+        f"{len(shapes)} shapes of passes",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         software=found.environment["software"],
         host=str(found.environment["host"]),
@@ -151,11 +124,13 @@ def _raw(
         yield {
             "micro_batch": shape.micro_batch,
             "tokens": shape.tokens,
+            "context": shape.context,
             "pass": pass_,
             "layers": makeup.num_layers,
             "embedding": makeup.embedding,
             "head": makeup.head,
-            "durations_ns": durations,
+            "samples": len(durations),
+            "quartiles_ns": [round(float(q)) for q in np.quantile(durations, (0.25, 0.5, 0.75))],
         }
     for size, values in _medians(messages):
         post, unpack, transfer = values
@@ -168,11 +143,17 @@ def rank_main(context: Any, payload: dict[str, Any]) -> dict[str, Any]:
     """Measure the whole grid on one rank; all ranks do the same together."""
     scenario, grid = payload["scenario"], payload["grid"]
     samples: list[Sample] = []
-    for micro_batch, tokens in grid.points:
-        for makeup in _MAKEUPS:
-            if context.num_ranks > 1:
-                dist.barrier()
-            samples += _passes(scenario, micro_batch, tokens, makeup, grid, context.device)
+    done = 0
+    for series in grid.series:
+        for makeup in series.makeups:
+            for split in (False, True) if makeup in series.split else (False,):
+                if context.rank == 0:
+                    tokens = ", ".join(map(str, sorted({series.slices[i] for i in series.timed})))
+                    text = f"{series.micro_batch} x {tokens} tokens, {makeup.num_layers} layers"
+                    note = f"measured {done} of {grid.num_runs} runs, now {text} ..."
+                    context.store.set(PROGRESS_KEY, note)
+                samples += _Run(scenario, series, makeup, split, context).samples(grid)
+                done += 1
     messages: list[tuple[int, tuple[int, ...]]] = []
     reductions: list[tuple[int, tuple[int, ...]]] = []
     if context.num_ranks > 1:
@@ -181,79 +162,128 @@ def rank_main(context: Any, payload: dict[str, Any]) -> dict[str, Any]:
     return {"samples": samples, "messages": messages, "all_reduces": reductions}
 
 
-def _passes(
-    scenario: Scenario,
-    micro_batch: int,
-    tokens: int,
-    makeup: Makeup,
-    grid: Grid,
-    device: torch.device,
-) -> list[Sample]:
-    """Time forward, backward, its halves, and the optimizer of one stage, microbatch after
-    microbatch as a pipeline does."""
-    assert scenario.model is not None
-    layers = max(scenario.model.layers, makeup.num_layers)
-    local = replace(
-        scenario,
-        model=replace(scenario.model, sequence=tokens, layers=layers),
-        plan=replace(scenario.plan, micro_batch=micro_batch, layers_per_stage=None),
-    )
-    part = StagePart(
-        stage=0,
-        first_layer=0,
-        num_layers=makeup.num_layers,
-        embedding=makeup.embedding,
-        head=makeup.head,
-    )
-    shape = shape_of(local)
-    found: list[Sample] = []
+class _Run:
+    """One stage that runs a microbatch's slices over and over, as a pipeline does: all forward
+    passes, all backward passes in reverse order, the optimizer's step."""
 
-    def keep(pass_: Pass, start: Any, end: Any) -> None:
-        found.append(Sample(shape, pass_, makeup, max(1, marks.read(end) - marks.read(start))))
-
-    marks = make_marks(device)
-    dtype = DTYPES[scenario.plan.precision]
-    tokens_in, targets = Data(local, device=device).batch(0, 0, 0)
-    assert scenario.model is not None
-    size = (micro_batch, tokens, scenario.model.hidden)
-    generator = torch.Generator().manual_seed(0)
-    activation = torch.randn(size, generator=generator).to(device=device, dtype=dtype)
-    grad = None if makeup.head else torch.full_like(activation, 1e-3)
-    for split in (False, True):
-        runner = StageRunner(
+    def __init__(
+        self, scenario: Scenario, series: Series, makeup: Makeup, split: bool, context: Any
+    ) -> None:
+        """split: whether backward passes run as their halves."""
+        model = scenario.model
+        assert model is not None
+        self.series, self.makeup, self.split, self.context = series, makeup, split, context
+        local = replace(
+            scenario,
+            model=replace(
+                model, sequence=sum(series.slices), layers=max(model.layers, makeup.num_layers)
+            ),
+            plan=replace(
+                scenario.plan,
+                micro_batch=series.micro_batch,
+                microbatches=1,
+                global_batch=None,
+                microbatch_groups=None,
+                slices=series.slices if len(series.slices) > 1 else None,
+                layers_per_stage=None,
+            ),
+        )
+        part = StagePart(
+            stage=0,
+            first_layer=0,
+            num_layers=makeup.num_layers,
+            embedding=makeup.embedding,
+            head=makeup.head,
+        )
+        self.shapes = series.shapes(local)
+        self.whole = shape_of(local) if sum(series.slices) == model.sequence else None
+        device = context.device
+        self.data = Data(local, device=device).slices(0, 0, 0)
+        generator = torch.Generator().manual_seed(0)
+        self.activations = [
+            torch.randn((series.micro_batch, tokens, model.hidden), generator=generator).to(
+                device=device, dtype=DTYPES[scenario.plan.precision]
+            )
+            for tokens in series.slices
+        ]
+        self.runner = StageRunner(
             StageModule(local, part, device=device), local, part, split_backward=split
         )
-        optimizer = Optimizer(local, runner.parameters, runner.gradients)
-        pending: list[tuple[Pass, Any, Any]] = []
+        self.optimizer = Optimizer(local, self.runner.parameters, self.runner.gradients)
+        self.gradients = [
+            None if makeup.head else torch.full_like(activation, 1e-3)
+            for activation in self.activations
+        ]
+        self.marks = make_marks(device)
+
+    def samples(self, grid: Grid) -> list[Sample]:
+        """Times of the passes, each rank's as often as all others' at the same time."""
+        if self.context.num_ranks > 1:
+            dist.barrier()
         gc.collect()
         gc.disable()
-        marks.begin()
-        for repetition in range(grid.repetitions + 3):
-            received = tokens_in if makeup.embedding else activation.clone()
-            timed: list[tuple[Pass, Any, Any]] = []
-            a = marks.mark()
-            runner.forward(0, 0, received, targets)
-            b = marks.mark()
-            if split:
-                runner.backward_input(0, 0, grad)
-                c = marks.mark()
-                runner.backward_weight(0, 0)
-                timed += [("backward_input", b, c), ("backward_weight", c, marks.mark())]
-            else:
-                runner.backward(0, 0, grad)
-                timed += [("forward", a, b), ("backward", b, marks.mark())]
-                c = marks.mark()
-                optimizer.step()
-                timed.append(("optimizer", c, marks.mark()))
-                runner.zero_grad()
-            runner.losses.clear()
-            if repetition >= 3:
-                pending += timed
+        self.marks.begin()
+        for _ in range(_WARMUP - 1):
+            self._repeat()
+        start = self.marks.mark()
+        self._repeat()
+        end = self.marks.mark()
+        self.marks.settle()
+        took_s = self._slowest((self.marks.read(end) - self.marks.read(start)) / 1e9)
+        wanted = int(grid.seconds / grid.num_runs / max(took_s, 1e-9))
+        pending = []
+        for _ in range(min(grid.repetitions, max(_FEWEST, wanted))):
+            pending += self._repeat()
         gc.enable()
-        marks.settle()
-        for pass_, start, end in pending:
-            keep(pass_, start, end)
-    return found
+        self.marks.settle()
+        read = self.marks.read
+        return [
+            Sample(shape, pass_, self.makeup, max(1, read(end) - read(start)))
+            for shape, pass_, start, end in pending
+        ]
+
+    def _slowest(self, seconds: float) -> float:
+        """The longest of all ranks' times, so that they agree on how often to repeat."""
+        if self.context.num_ranks == 1:
+            return seconds
+        longest = torch.tensor([seconds], dtype=torch.float64, device=self.context.device)
+        dist.all_reduce(longest, op=dist.ReduceOp.MAX)
+        return float(longest)
+
+    def _repeat(self) -> list[tuple[Shape, Pass, Any, Any]]:
+        """One iteration, with the marks around the timed slices' passes."""
+        runner, mark = self.runner, self.marks.mark
+        timed: list[tuple[Shape, Pass, Any, Any]] = []
+        wanted = set(self.series.timed)
+
+        def keep(index: int, pass_: Pass, start: Any, end: Any) -> None:
+            if index in wanted:
+                timed.append((self.shapes[index], pass_, start, end))
+
+        for index, (inputs, targets) in enumerate(self.data):
+            received = inputs if self.makeup.embedding else self.activations[index].clone()
+            a = mark()
+            runner.forward(0, index, received, targets)
+            b = mark()
+            if not self.split:  # Then it runs in a form that can be split, and is slower.
+                keep(index, "forward", a, b)
+        for index in reversed(range(len(self.data))):
+            a = mark()
+            if self.split:
+                runner.backward_input(0, index, self.gradients[index])
+                b = mark()
+                runner.backward_weight(0, index)
+                keep(index, "backward_input", a, b)
+                keep(index, "backward_weight", b, mark())
+            else:
+                runner.backward(0, index, self.gradients[index])
+                keep(index, "backward", a, mark())
+        if self.whole is not None and not self.split:
+            a = mark()
+            self.optimizer.step()
+            timed.append((self.whole, "optimizer", a, mark()))
+        runner.zero_grad()
+        return timed
 
 
 def _messages(scenario: Scenario, grid: Grid, context: Any) -> list[tuple[int, tuple[int, ...]]]:

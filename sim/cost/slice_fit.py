@@ -342,7 +342,7 @@ def _fit_form(terms: Terms, points: Sequence[Point], curve: Curve) -> _Form | No
         return None
     added = times - np.array([_base_of(curve, p) for p in points])
     found = right.T @ ((left.T @ (added * weights)) / sizes) / scale
-    residuals = (np.array(rows) @ found - added) / np.maximum(times, 1.0)
+    residuals = (np.array(rows) @ found - added) * weights
     free = 1.0 - (left**2).sum(axis=1)
     errors = tuple(float(r / f) for r, f in zip(residuals, free, strict=True) if f > 1e-6)
     return _Form(terms, tuple(float(value) for value in found), errors)
