@@ -34,6 +34,9 @@ class Efficiency:
     """Fraction of the matmul peak that very large products reach."""
     matmul_half_dimension: Annotated[float, Field(ge=0)] = 150.0
     """Size in elements of any one dimension (m, k, n) at which it halves the efficiency."""
+    matmul_half_rows: Annotated[float, Field(ge=0)] | None = None
+    """The same for the rows m of a product, which are a slice's tokens; as any other dimension
+    unless given."""
     memory: Fraction01 = 0.8
     """Fraction of the memory bandwidth that memory-bound operations reach."""
     attention_memory: Fraction01 = 0.8
@@ -94,9 +97,10 @@ class Link:
     """Time from the first byte sent to the first byte received."""
     efficiency: Fraction01 = 0.8
     """Fraction of the bandwidth that large collectives reach."""
-    message_share: Fraction01 = 1.0
+    message_share: Annotated[float, Field(gt=0, le=4)] = 1.0
     """Of what collectives reach, the fraction that one large message between two devices does:
-    below 1 where the library gives it fewer channels."""
+    below 1 where the library gives it fewer channels, above 1 where collectives of many devices
+    get in each other's way; never more than the bandwidth."""
     source: str = ""
     """Where these numbers come from."""
 

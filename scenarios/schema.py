@@ -177,12 +177,19 @@ class Plan:
     recompute_every: Positive = 1
     """For `recomputation: full`: layers in a recomputed group, of which only the first one's input
     is kept."""
-    p2p: Literal["overlapped", "blocking"] = "overlapped"
-    """Transfers between stages: on their own lanes, or on the compute lane as a rendezvous of both
-    ends (Megatron-LM's batched isend/irecv and wait)."""
+    kernels: Literal["fused", "plain"] = "fused"
+    """What a simulated layer consists of: Megatron-LM's fused kernels, or PyTorch's plain ones with
+    keys and values in a cache (the layer of TeraPipe's authors); `run` has a layer of its own."""
+    p2p: Literal["overlapped", "blocking", "exchange"] = "overlapped"
+    """Transfers between stages: on their own lanes; on the compute lane as a rendezvous of both
+    ends (`blocking`, Megatron-LM's batched isend/irecv and wait); or so, but all that a rank sends
+    and receives between two passes at once, whoever the peers are (`exchange`)."""
     scatter_gather: StrictBool = False
     """Whether each tensor rank sends its share of a message and the receivers gather it within
     their group (arXiv 2104.04473, section 4.1)."""
+    broadcast_messages: StrictBool = False
+    """Whether one tensor rank sends each message for all, the last one forward and the first one
+    back, and the first of the receivers broadcasts it within their group (back, the last one)."""
     clip_gradients: StrictBool = False
     """Whether the optimizer waits for the gradient norm over all ranks."""
     placement: Literal[

@@ -146,6 +146,20 @@ def all_gather_ns(payload_bytes: float, group: Group, cluster: Cluster) -> float
     return reduce_scatter_ns(payload_bytes, group, cluster)
 
 
+def broadcast_ns(payload_bytes: float, group: Group, cluster: Cluster) -> float:
+    """Time of a broadcast of `payload_bytes` from one device to the others: all of them pass it on
+    along a ring, piece by piece, between nodes each group through its share of a NIC.
+
+    Not modelled: as `all_reduce_ns`.
+    """
+    within, across = cluster.intra_node, cluster.inter_node
+    rate, latency = bytes_per_ns(within), (group.size - 1) * within.latency
+    if group.nodes > 1:
+        rate = min(rate, across_bytes_per_ns(group, cluster) * group.per_node)
+        latency += (group.nodes - 1) * (across.latency - within.latency)
+    return _fixed_ns(group, cluster) + latency + payload_bytes / rate
+
+
 def _fixed_ns(group: Group, cluster: Cluster) -> float:
     """What every collective takes beside its steps; nothing where there is nobody to meet."""
     return float(cluster.device.efficiency.collective_launch) if group.size > 1 else 0.0

@@ -22,16 +22,17 @@ class Time(NamedTuple):
 
 
 def matmul_efficiency(device: Device, m: int, k: int, n: int) -> float:
-    """Fraction of the matmul peak that one product reaches: matmul_max x prod d/(d + half).
+    """Fraction of the matmul peak that one product reaches: matmul_max x prod d/(d + half), where
+    the rows m may have a half of their own.
 
     A saturating law in each dimension; tiles and waves are smoothed over.
     Not modelled: steps at multiples of the tile size and of the number of multiprocessors;
     alignment of dimensions to 8 elements.
     """
-    half = device.efficiency.matmul_half_dimension
+    half, half_rows = device.efficiency.matmul_half_dimension, device.efficiency.matmul_half_rows
     reached = device.efficiency.matmul_max
-    for size in (m, k, n):
-        reached = reached * (size / (size + half))  # No `*=`: sizes may be arrays, which grow.
+    for size, at in ((m, half if half_rows is None else half_rows), (k, half), (n, half)):
+        reached = reached * (size / (size + at))  # No `*=`: sizes may be arrays, which grow.
     return reached
 
 

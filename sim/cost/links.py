@@ -25,7 +25,7 @@ def bytes_per_ns(link: Link) -> float:
 
 def message_bytes_per_ns(link: Link) -> float:
     """What one large message between two devices reaches on a link, in bytes per nanosecond."""
-    return bytes_per_ns(link) * link.message_share
+    return min(link.bandwidth / 1e9, bytes_per_ns(link) * link.message_share)
 
 
 @lru_cache(maxsize=1024)
@@ -68,7 +68,9 @@ class Network:
         return devices_by_rank(self.plan)[rank]
 
     def transfer(self, sender: int, receiver: int, payload_bytes: int) -> Transfer:
-        """A message of `payload_bytes` from each device of a pipeline rank to its counterpart.
+        """A message of `payload_bytes` from each device of a pipeline rank to its counterpart; with
+        `plan.broadcast_messages` from the last of a tensor group to the first of the next one, or
+        back.
 
         The slowest copy stands for all: it holds its sender's egress and its receiver's ingress,
         for as long as all copies through the same NIC take. Resources are 4 x number + 0 egress or
@@ -101,7 +103,12 @@ def _route(
     plan: Plan, devices_per_node: int, nics_per_node: int, sender: int, receiver: int
 ) -> _Route:
     held = devices_by_rank(plan)
-    pairs = list(zip(held[sender], held[receiver], strict=True))
+    sources, targets = held[sender], held[receiver]
+    if plan.broadcast_messages:
+        t, onward = plan.tensor, sender < receiver
+        sources = sources[t - 1 :: t] if onward else sources[::t]
+        targets = targets[::t] if onward else targets[t - 1 :: t]
+    pairs = list(zip(sources, targets, strict=True))
     crossing = [(a, b) for a, b in pairs if a // devices_per_node != b // devices_per_node]
     if not crossing:
         source, target = pairs[0]

@@ -11,6 +11,7 @@ from sim.cost.collectives import (
     Group,
     all_gather_ns,
     all_reduce_ns,
+    broadcast_ns,
     reduce_scatter_ns,
     tensor_group,
     tied_group,
@@ -205,7 +206,8 @@ def message(setup: Setup, sender: int, receiver: int, tokens: int) -> tuple[Tran
 
     With plan.scatter_gather each tensor rank sends its share, and the receivers gather it within
     their group (arXiv 2104.04473, section 4.1); with plan.sequence_parallel a share is all that a
-    tensor rank has and needs. Posting and unpacking cost a launch each.
+    tensor rank has and needs. With plan.broadcast_messages one of them sends all, and it is
+    broadcast in the receivers' group. Posting and unpacking cost a launch each.
     """
     plan, cluster = setup.plan, setup.cluster
     whole = PRECISION_BYTES[plan.precision] * plan.micro_batch * tokens * setup.model.hidden
@@ -217,6 +219,9 @@ def message(setup: Setup, sender: int, receiver: int, tokens: int) -> tuple[Tran
     if scattered and not plan.sequence_parallel:
         gather = all_gather_ns(whole, tensor_group(cluster, plan), cluster)
         unpack = {**unpack, "point_to_point": gather}
+    elif plan.broadcast_messages and plan.tensor > 1:
+        spread = broadcast_ns(whole, tensor_group(cluster, plan), cluster)
+        unpack = {"launch": 2 * launch, "point_to_point": spread}
     return transfer, {"launch": launch}, unpack
 
 

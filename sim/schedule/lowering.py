@@ -2,7 +2,7 @@
 included.
 
 A program is a list of steps per rank; a step is one action, or several messages that are posted
-together and waited for together. Three ways to place messages:
+together and waited for together. Four ways to place messages:
 
 - `overlapped`: sends right after the pass that makes them, not waited for; receives posted in the
   *sender's* order for each directed pair of ranks, up to four messages ahead of the pass that needs
@@ -11,6 +11,7 @@ together and waited for together. Three ways to place messages:
   for at once; those with the same peer in one batch, else sends first. Where ranks hold several
   stages, the exchange is between slots (a forward and backward pair, or a pass alone), and all its
   messages are one batch, as in Megatron-LM's interleaved schedule.
+- `exchange`: `blocking` with all messages between two passes in one batch, whoever the peers are.
 - `serial`: `blocking` without batches, one message at a time: what naive code would do.
 """
 
@@ -25,7 +26,7 @@ from typing import Literal
 from sim.schedule.actions import Action, Kind
 from sim.schedule.schedule import Schedule, crosses, dependencies
 
-Mode = Literal["overlapped", "blocking", "serial"]
+Mode = Literal["overlapped", "blocking", "exchange", "serial"]
 Step = tuple[Action, ...]
 RECEIVE_WINDOW = 4
 
@@ -135,10 +136,10 @@ def lower(schedule: Schedule, mode: Mode = "overlapped", flush: Flush | None = N
     """Place messages and the flush around a schedule's passes."""
     if mode == "overlapped":
         passes = _overlapped(schedule)
-    elif mode == "blocking" and schedule.num_stages > schedule.num_ranks:
+    elif mode in ("blocking", "exchange") and schedule.num_stages > schedule.num_ranks:
         passes = [_slotted(schedule, order) for order in schedule.orders]
     else:
-        passes = [_blocking(schedule, order, batch=mode == "blocking") for order in schedule.orders]
+        passes = [_blocking(schedule, order, mode) for order in schedule.orders]
     tail = flush if flush is not None else Flush()
     early = tail.reduce_gradients and tail.overlapped
     if early:
@@ -194,15 +195,15 @@ def _consumer_position(schedule: Schedule, rank: int, receive: Action) -> int:
     return position
 
 
-def _blocking(schedule: Schedule, order: tuple[Action, ...], *, batch: bool) -> list[Step]:
+def _blocking(schedule: Schedule, order: tuple[Action, ...], mode: Mode) -> list[Step]:
     steps: list[Step] = []
     outgoing: tuple[Action, ...] = ()
     for action in order:
         incoming = receives(action, schedule)
-        steps += _exchange(schedule, outgoing, incoming, batch=batch)
+        steps += _exchange(schedule, outgoing, incoming, mode)
         steps.append((action,))
         outgoing = sends(action, schedule)
-    return steps + _exchange(schedule, outgoing, (), batch=batch)
+    return steps + _exchange(schedule, outgoing, (), mode)
 
 
 def _slotted(schedule: Schedule, order: tuple[Action, ...]) -> list[Step]:
@@ -248,10 +249,12 @@ def _with_reductions(steps: list[Step], stages: tuple[int, ...]) -> list[Step]:
 
 
 def _exchange(
-    schedule: Schedule, outgoing: tuple[Action, ...], incoming: tuple[Action, ...], *, batch: bool
+    schedule: Schedule, outgoing: tuple[Action, ...], incoming: tuple[Action, ...], mode: Mode
 ) -> list[Step]:
-    if not batch:
+    if mode == "serial":
         return [(message,) for message in outgoing + incoming]
+    if mode == "exchange":
+        return [outgoing + incoming] if outgoing or incoming else []
     by_peer: dict[int, list[Action]] = {}
     for message in outgoing + incoming:
         by_peer.setdefault(peer(message, schedule), []).append(message)

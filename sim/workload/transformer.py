@@ -5,6 +5,11 @@ arXiv 2104.04473): pre-norm layers, fused bias-gelu, bias-dropout-add and scale-
 kernels, attention either unfused (its scores pass through memory, as in 2021) or fused, and a loss
 over logits in fp32 whose vocabulary is split over the tensor-parallel group.
 
+With `kernels: plain`, the layer of TeraPipe's authors (arXiv 2102.07988) in PyTorch: biases,
+activation and residuals each in a kernel of their own, no dropout, a mask added to the scores, a
+softmax in fp32, and keys and values in a cache as long as the sequence, whose gradient every slice
+copies whole.
+
 With sequence parallelism (Korthikanti et al. 2022, arXiv 2205.05198, section 4.2.2) norms, dropouts
 and residuals work on T/t tokens a device; each all-reduce becomes a reduce-scatter where it was and
 an all-gather before the next product. The backward pass gathers the input of each first product
@@ -20,8 +25,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scenarios.schema import PRECISION_BYTES, Model, Precision, Scenario
+from sim.workload.attention import attention_core
 from sim.workload.operations import (
-    FusedAttention,
     Operation,
     Product,
     TensorCollective,
@@ -40,6 +45,7 @@ from sim.workload.parameters import (
 
 Attention = Literal["unfused", "fused"]
 Recomputation = Literal["none", "selective", "full"]
+Kernels = Literal["fused", "plain"]
 LOGIT_BYTES = 4
 """The loss works on logits in fp32 (in fp64, on 8 bytes: `Setting.logit_bytes`)."""
 LAYER_TENSORS = 12
@@ -62,6 +68,7 @@ class Setting:
     recompute_every: int = 1
     sequence_parallel: bool = False
     attention: Attention = "unfused"
+    kernels: Kernels = "fused"
 
     @property
     def rows(self) -> int:
@@ -106,6 +113,7 @@ def setting_of(scenario: Scenario, tokens: int | None = None, context: int = 0) 
         recomputation=plan.recomputation,
         recompute_every=plan.recompute_every,
         sequence_parallel=plan.sequence_parallel,
+        kernels=plan.kernels,
     )
 
 
@@ -121,9 +129,18 @@ def layer(setting: Setting) -> Work:
     s, model, e = setting, setting.model, setting.element_bytes
     rows, near, h, wide = s.rows, s.near_rows, model.hidden, share(model.ffn, s.tensor)
     local = share(h, s.tensor)
-    core_forward, core_backward = _attention(s)
+    core_forward, core_backward = attention_core(s)
     norm = Traffic(name="layernorm", num_bytes=2 * e * near * h)
-    residual = Traffic(name="bias-dropout-add", num_bytes=(3 * e + 1) * near * h)
+    plain = s.kernels == "plain"
+    residual: tuple[Traffic, ...] = (
+        Traffic(name="bias-dropout-add", num_bytes=(3 * e + 1) * near * h),
+    )
+    activation: tuple[Traffic, ...] = (Traffic(name="bias-gelu", num_bytes=2 * e * rows * wide),)
+    if plain:
+        bias = Traffic(name="bias", num_bytes=2 * e * near * h)
+        residual = (bias, Traffic(name="residual sum", num_bytes=3 * e * near * h))
+        bias = Traffic(name="bias", num_bytes=2 * e * rows * wide)
+        activation = (bias, Traffic(name="activation", num_bytes=2 * e * rows * wide))
     gather, reduction = _gather(s, "input"), _leave(s, "output")
     linears = {
         "qkv": (h, 3 * local),
@@ -158,30 +175,34 @@ def layer(setting: Setting) -> Work:
         Traffic(name="head transpose", num_bytes=2 * e * rows * local),
         forward["projection"],
         *reduction,
-        residual,
+        *residual,
         norm,
         *gather,
         forward["expand"],
-        Traffic(name="bias-gelu", num_bytes=2 * e * rows * wide),
+        *activation,
         forward["contract"],
         *reduction,
-        residual,
+        *residual,
     )
     norm_back = Traffic(name="layernorm backward", num_bytes=3 * e * near * h, kernels=3)
-    dropout_back = Traffic(name="dropout backward", num_bytes=(2 * e + 1) * near * h, kernels=2)
+    dropout_back = (
+        ()
+        if plain
+        else (Traffic(name="dropout backward", num_bytes=(2 * e + 1) * near * h, kernels=2),)
+    )
     join_back = Traffic(name="residual gradient", num_bytes=3 * e * near * h)
     gather_back = _gather(s, "output gradient")
     backward_input: tuple[Operation, ...] = (
-        dropout_back,
+        *dropout_back,
         *gather_back,
         dgrad["contract"],
-        Traffic(name="bias-gelu backward", num_bytes=3 * e * rows * wide),
+        Traffic(name="activation backward", num_bytes=3 * e * rows * wide),
         *_gather(s, "input again", dgrad["expand"]),
         dgrad["expand"],
         *_leave(s, "input gradient", wgrad["expand"]),
         norm_back,
         join_back,
-        dropout_back,
+        *dropout_back,
         *gather_back,
         dgrad["projection"],
         Traffic(name="head transpose backward", num_bytes=2 * e * rows * local),
@@ -206,45 +227,6 @@ def layer(setting: Setting) -> Work:
             *weight,
             _accumulation(s, layer_parameters(model, s.tensor), kernels=LAYER_TENSORS),
         ),
-    )
-
-
-def _attention(s: Setting) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
-    """Attention's core, forward and backward: all of it makes input gradients."""
-    e, size = s.element_bytes, s.model.hidden // s.model.heads
-    count = s.micro_batch * share(s.model.heads, s.tensor)
-    q, keys = s.tokens, s.context + s.tokens
-    if s.attention == "fused":
-        forward, backward = (
-            FusedAttention(
-                name=name,
-                count=count,
-                queries=q,
-                keys=keys,
-                head_size=size,
-                causal=s.model.causal,
-                num_products=num_products,
-            )
-            for name, num_products in (("attention", 2), ("attention backward", 5))
-        )
-        return (forward,), (backward,)
-    scores = count * q * keys
-
-    def product(name: str, m: int, k: int, n: int) -> Product:
-        return Product(name=name, m=m, k=k, n=n, count=count, core=True)
-
-    return (
-        product("scores", q, size, keys),
-        Traffic(name="scale-mask-softmax", num_bytes=2 * e * scores, core=True),
-        Traffic(name="attention dropout", num_bytes=(2 * e + 1) * scores, core=True),
-        product("context", q, keys, size),
-    ), (
-        product("value gradient", keys, q, size),
-        product("probability gradient", q, size, keys),
-        Traffic(name="attention dropout backward", num_bytes=(2 * e + 1) * scores, core=True),
-        Traffic(name="softmax backward", num_bytes=3 * e * scores, core=True),
-        product("query gradient", q, keys, size),
-        product("key gradient", keys, q, size),
     )
 
 
