@@ -489,8 +489,8 @@ def validate(
         from sim.published import predict_tables
 
         tables = files.published_tables(published, set or ())
-        used = files.profile(profile or Path("a100-80gb"))
-        predicted = predict_tables(tables, used, console.progress())
+        profiles = files.profile(profile) or files.table_profiles(tables)
+        predicted = predict_tables(tables, profiles, console.progress())
         errors = terminal_published.show_published(predicted, as_json=json)
         return files.exit_code(errors, max_error)
     if runs is not None:

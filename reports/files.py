@@ -96,6 +96,13 @@ def profile(path: Path | None) -> Profile | None:
     return read_profile(path)
 
 
+def table_profiles(tables: Sequence[PublishedTable]) -> dict[str, Profile]:
+    """The profiles that come along for published tables, by the names that these have for them."""
+    shipped = profiles()
+    names = {table.profile for table in tables}
+    return {name: read_profile(shipped[name]) for name in names if name in shipped}
+
+
 def _schedule_names() -> str:
     return ", ".join([*GENERATORS, "interleaved", "interleaved:3", "terapipe:4"])
 

@@ -84,8 +84,8 @@ JudgedRuns = Annotated[
 JudgedPublished = Annotated[
     str,
     Parameter(
-        help="Instead of --measured: predict published tables, as megatron (all of them), or "
-        "ptdp.fig13,ptdp.table1; with the profile a100-80gb that comes along, unless given."
+        help="Instead of --measured: predict published tables, as megatron or terapipe (all of "
+        "them), or ptdp.fig13,ptdp.table1; with the profiles that come along, unless one is given."
     ),
 ]
 CalibrateOn = Annotated[

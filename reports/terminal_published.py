@@ -13,6 +13,7 @@ from scenarios.published import PublishedTable
 from scenarios.schema import Plan
 from scenarios.units import format_bytes
 from sim.published import JudgedRow, JudgedTable, pooled_scores, scores_of
+from sim.published_gains import best_even, speedup_set
 
 _SCORES = ("n", "MAPE", "bias", "worst", "tau", "regret", "orders")
 
@@ -20,14 +21,16 @@ _SCORES = ("n", "MAPE", "bias", "worst", "tau", "regret", "orders")
 def show_published(found: Sequence[JudgedTable], *, as_json: bool) -> tuple[float, ...]:
     """Show the tables and their scores; return the errors of the rows that are judged."""
     progress_done()
-    sets = [scores_of(table) for table in found]
+    sets = [{**scores_of(table), "best_even_slices": best_even(table)} for table in found]
+    speedups = {table.table.id: speedup_set(table) for table in found}
     pooled = pooled_scores(found)
     if as_json:
-        show_json({"sets": sets, "pooled": pooled})
+        gained = [scores for scores in speedups.values() if scores is not None]
+        show_json({"sets": [*sets, *gained], "pooled": pooled})
     else:
         out = console()
         for table, scores in zip(found, sets, strict=True):
-            _show_table(out, table, scores)
+            _show_table(out, table, scores, speedups[table.table.id])
         _show_summary(out, sets, pooled)
     return tuple(r.error for table in found for r in table.judged if r.error is not None)
 
@@ -59,7 +62,12 @@ def show_rows(tables: Sequence[PublishedTable], *, as_json: bool) -> None:
         out.print()
 
 
-def _show_table(out: Console, found: JudgedTable, scores: Mapping[str, Any]) -> None:
+def _show_table(
+    out: Console,
+    found: JudgedTable,
+    scores: Mapping[str, Any],
+    speedups: Mapping[str, Any] | None,
+) -> None:
     table = found.table
     out.print(Text(f"{table.id}: {table.title}", style="bold"))
     out.print(f"{table.source}, {table.url}")
@@ -90,8 +98,20 @@ def _show_table(out: Console, found: JudgedTable, scores: Mapping[str, Any]) -> 
     if any(judged.calibration for judged in found.rows):
         out.print("* calibrated on, not judged")
     _show_scores(out, scores)
-    if table.gain is not None:
+    if speedups is not None:
+        _show_speedups(out, speedups)
+    elif table.gain is not None:
         _show_gain(out, scores["gain"])
+    for best in scores["best_even_slices"]:
+        published = " or ".join(str(n) for n in best["published"])
+        out.print(
+            f"{best['what']}: fastest in {best['predicted']} even slices by prediction, "
+            f"in {published} as published"
+        )
+    for judged in found.rows:
+        if judged.outcome.slices is not None:
+            tokens = ", ".join(map(str, judged.outcome.slices))
+            out.print(f"{judged.row.name}: slices found by the search: {tokens}")
     for note in table.notes:
         out.print(f"- {note}", style="dim")
     out.print()
@@ -122,6 +142,23 @@ def _show_gain(out: Console, gain: Mapping[str, Any]) -> None:
     out.print(shown)
     if gain["largest_difference"] is not None:
         out.print(f"largest difference {gain['largest_difference'] * 100:.1f} percentage points")
+
+
+def _show_speedups(out: Console, speedups: Mapping[str, Any]) -> None:
+    shown = plain_table(speedups["id"], "predicted", "published", "error", right=(1, 2, 3))
+    for point in speedups["points"]:
+        same = ", the same run" if point["same_run"] else ""
+        shown.add_row(
+            f"{point['what']}{same}",
+            f"{point['predicted']:.2f} x",
+            f"{point['published']:.2f} x",
+            f"{point['error']:+.1%}",
+        )
+    out.print(shown)
+    out.print(
+        f"{speedups['within_15_percent']} of {speedups['n']} within 15 %; "
+        f"{speedups['right']} of {speedups['pairs']} pairs in the right order"
+    )
 
 
 def _show_summary(

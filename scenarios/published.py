@@ -20,6 +20,10 @@ from scenarios.schema import Scenario
 from scenarios.tables import FIGURE, TableRow
 
 Unit = Literal["TFLOP/s", "seq/s", "ms"]
+PROFILE = "a100-80gb"
+"""The profile for tables that name none."""
+PARTS = ("layer", "embedding", "head")
+PASSES = ("forward", "backward")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,8 @@ class PublishedRow:
     """What was trained how."""
     figure: float | None
     """The published figure in the table's unit; None for a row that was not run."""
+    deviation: float | None
+    """Its published standard deviation over iterations, in the same unit; None where unknown."""
     fits: bool
     """Whether it was seen to fit in memory."""
     fitted: bool
@@ -52,6 +58,8 @@ class Gain:
     """The block without."""
     what: str
     """What the optimization is called."""
+    speedups: str | None = None
+    """Id of the set of scores of its speed-ups, as `terapipe.speedup`, where they have one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,23 +83,30 @@ class PublishedTable:
     """What of the rows is derived, and what assumed."""
     gain: Gain | None
     """The comparison that the table is for, if it is for one."""
+    profile: str
+    """The profile that comes along for it: of its device and its authors' software."""
+    part: tuple[str, str] | None
+    """Part and pass whose time the figures are, as (layer, forward), of a whole sequence; None
+    where they are of iterations."""
     rows: tuple[PublishedRow, ...]
     """The results."""
 
 
 def choose_tables(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the ids that names or patterns mean; `megatron` is all of Megatron-LM's authors.
+    """Return the ids that names or patterns mean; `megatron` and `terapipe` are all of those
+    authors.
 
     Raises ScenarioError for a name without a table.
     """
     ids = catalogue.tables()
-    groups = {"megatron": ("ptdp.*", "megatron.*"), "all": ("*",)}
+    groups = {"all": ("*",), "megatron": ("ptdp.*", "megatron.*"), "terapipe": ("terapipe.*",)}
     chosen: list[str] = []
     for name in names:
         patterns = groups.get(name, (name.removeprefix(f"{PUBLISHED}/"),))
         found = [i for i in ids if any(fnmatch.fnmatchcase(i, p) for p in patterns)]
         if not found:
-            message = f"no published table is called so: there are megatron, {', '.join(ids)}"
+            known = ", ".join([*groups, *ids])
+            message = f"no published table is called so: there are {known}"
             raise ScenarioError(
                 [Problem(file=name, line=None, column=None, field="", message=message)]
             )
@@ -123,6 +138,8 @@ def load_table(table_id: str, overrides: Sequence[str] = ()) -> PublishedTable:
         resolution=_number(root.find(("resolution",))[0]),
         notes=_notes(root),
         gain=_gain(root),
+        profile=_text(root, "profile") if root.find(("profile",))[1] else PROFILE,
+        part=_part(root),
         rows=tuple(loaded),
     )
 
@@ -139,6 +156,7 @@ def _row(table_id: str, row: TableRow, overrides: Sequence[str]) -> PublishedRow
         full_name=name,
         scenario=scenario,
         figure=_number(figure) if figure is not None else None,
+        deviation=_number(row.deviation) if row.deviation is not None else None,
         fits=fits is not False,
         fitted=_truth(row.block, "fitted") is True,
         origin=row.at,
@@ -158,7 +176,23 @@ def _gain(root: Node) -> Gain | None:
     node, found = root.find(("gain",))
     if not found:
         return None
-    return Gain(of=_text(node, "of"), over=_text(node, "over"), what=_text(node, "what"))
+    return Gain(
+        of=_text(node, "of"),
+        over=_text(node, "over"),
+        what=_text(node, "what"),
+        speedups=_text(node, "speedups") if node.find(("speedups",))[1] else None,
+    )
+
+
+def _part(root: Node) -> tuple[str, str] | None:
+    node, found = root.find(("part",))
+    if not found:
+        return None
+    part, _, name = _text(root, "part").partition(" ")
+    if part not in PARTS or name not in PASSES:
+        choices = ", ".join(f"`{part} {name}`" for part in PARTS for name in PASSES)
+        raise _wrong(node, f"must be one of {choices}")
+    return part, name
 
 
 def _notes(root: Node) -> tuple[str, ...]:

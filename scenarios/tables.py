@@ -1,11 +1,13 @@
 """Published tables: many scenarios in one compact file, a line each, with what was published.
 
 A table is a YAML file under `published/`. `common` holds what all its rows share, written as in a
-scenario; `columns` names the fields that a row's cells hold, dotted, and `published` the figure;
-`blocks` hold the rows, each block with what its own rows share, and its `name` where a row's key
-is not enough; `fits` says whether it fitted in memory, `fitted: true` that the catalogue's device
-was fitted to it. A row's name is its key, or `block/key`. The number of nodes follows from the
-degrees, and a row smaller than a node has its share of one.
+scenario; `columns` names the fields that a row's cells hold, dotted, `published` the figure, and
+`deviation` its standard deviation over iterations; `profile` is the one that comes along for it,
+and `part` says that the figures are times of one part's pass, as `layer forward`; `blocks` hold the
+rows, each block with what its own rows share, and its `name` where a row's key is not enough;
+`fits` says whether it fitted in memory, `fitted: true` that the catalogue's device was fitted to
+it. A row's name is its key, or `block/key`. The number of nodes follows from the degrees, and a row
+smaller than a node has its share of one.
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ FIELDS = (
     "resolution",
     "notes",
     "gain",
+    "profile",
+    "part",
     "common",
     "columns",
     "blocks",
 )
 BLOCK_FIELDS = ("name", "fits", "fitted", "common", "rows")
 FIGURE = "published"
+DEVIATION = "deviation"
 
 Merge = Callable[[Node, Node], Node]
 
@@ -51,6 +56,11 @@ class TableRow:
     def figure(self) -> Node | None:
         """The published figure, or None where the row has none."""
         return dict(self.cells).get(FIGURE)
+
+    @property
+    def deviation(self) -> Node | None:
+        """The figure's published standard deviation, or None where there is none."""
+        return dict(self.cells).get(DEVIATION)
 
 
 def rows_of(table: Node) -> tuple[TableRow, ...]:
@@ -76,7 +86,7 @@ def row_tree(table: Node, row: TableRow, table_id: str, merge: Merge) -> Node:
         if found:
             tree = merge(tree, node)
     for column, cell in row.cells:
-        if column != FIGURE:
+        if column not in (FIGURE, DEVIATION):
             tree = merge(tree, _nested(column, cell))
     title = _text(_part(table, "title", problems), problems)
     source = _text(_part(table, "source", problems), problems)

@@ -11,15 +11,15 @@ import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from scenarios.schema import Cluster
 from sim.calibration import CalibrationError
 from sim.cost.baselines import BASELINES
-from sim.cost.collective_runs import CollectivePoint
 from sim.cost.costs import CostTable
-from sim.cost.fit import PARAMETERS, Fit, Parameter, fit_runs, predict_runs
+from sim.cost.fit import PARAMETERS, Fit, Parameter, fit_runs, parameters_for, predict_runs
 from sim.cost.path import Composition, composition_of
 from sim.cost.profile import Bound, Fitted, Profile, same_device
 from sim.cost.runs import Run, RunLog, fingerprint, read_log
@@ -99,7 +99,7 @@ def calibrate_from_log(
             number,
             [*(runs[i] for i in train), *others],
             [runs[i] for i in test],
-            training.collectives,
+            training,
         )
         for number, (train, test) in enumerate(jobs)
     )
@@ -129,11 +129,12 @@ def calibrate_from_log(
         times = fit.predicted_ns[start : start + len(rows)]
         sets.append(score_runs(f"{source.name} (in-sample)", rows, times, "in-sample"))
         start += len(rows)
+    parameters = parameters_for([*runs, *others], training.part_points)
     profile = Profile(
         device=cluster.device.name,
         provenance=_provenance(training, cluster),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        efficiency={name: flagged(name, f) for name, f in fit.parameters.items()},
+        efficiency={name: flagged(name, f, parameters) for name, f in fit.parameters.items()},
         sources=training.sources,
     )
     return LogCalibration(profile=profile, sets=tuple(sets), notes=training.notes)
@@ -143,10 +144,11 @@ def _job(
     number: int,
     train: Sequence[Run],
     test: Sequence[Run],
-    collectives: Sequence[CollectivePoint],
+    training: Training,
 ) -> tuple[int, Fit, tuple[float, ...]]:
     """A fit, and what it predicts for runs it has not seen; in a process of its own."""
-    fit = fit_runs(train, simulated, collectives=collectives)
+    fit_them = partial(fit_runs, parts=training.part_points) if training.parts else fit_runs
+    fit = fit_them(train, simulated, collectives=training.collectives)
     return number, fit, predict_runs(test, fit.values, simulated)
 
 
@@ -194,6 +196,8 @@ def _provenance(training: Training, cluster: Cluster) -> str:
         digest = training.log.digest[:16]
         parts.append(f"{len(training.runs)} runs of {training.log_name} (sha256 {digest})")
     parts += [f"{len(runs)} rows of {source.name}" for source, runs in training.published.items()]
+    for source, points in training.parts.items():
+        parts.append(f"{len(points)} times of {source.name}")
     if training.collectives:
         (name,) = (s.name for s in training.sources if s.kind == "collectives")
         parts.append(f"{len(training.collectives)} all-reduces of {name}")

@@ -1,24 +1,31 @@
 """Published tables predicted row by row, and how good the predictions are.
 
-Errors are of iteration times. Orders and regrets compare times of the same work (FLOPs of equation
-3, arXiv 2104.04473, a device), so that rows of different models can be told apart as well. Rows
-that the profile (or, without one, the catalogue's device) was calibrated on are kept, but do not
-count.
+Errors are of iteration times, or, in a table of them, of times of a part's pass. Orders and regrets
+compare times of the same work (FLOPs of equation 3, arXiv 2104.04473, a device), so that rows of
+different models can be told apart as well. Rows that the profile (or, without one, the catalogue's
+device) was calibrated on are kept, but do not count.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations
+from typing import cast
 
-from scenarios.published import PublishedRow, PublishedTable, Unit
+from scenarios import catalogue
+from scenarios.published import PublishedRow, PublishedTable, Unit, load_table
 from scenarios.schema import Scenario
 from sim.cost.baselines import BASELINES, Baseline
-from sim.cost.profile import Profile, same_device
+from sim.cost.measured import fitted_cluster
+from sim.cost.modelled import part_times, setup_of
+from sim.cost.parts import total_ns
+from sim.cost.profile import Part, Pass, Profile, Source, same_device
 from sim.cost.runs import Run
+from sim.planner.search import resolve
 from sim.prediction import fits, predict
 from sim.scores import TIE, score
 from sim.workload.flops import hardware_flops
@@ -33,12 +40,16 @@ FIGURES = tuple(f"ptdp.fig{n}" for n in (11, 12, 13, 14, 15, 16, 18))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What was predicted for a row: time (ns), highest peak of memory (bytes), and whether that
-    fits (None where memory is unknown)."""
+    """What was predicted for a row: time (ns) of an iteration or of a part's pass, highest peak of
+    memory (bytes), and whether that fits (None where memory is unknown).
+
+    slices: the tokens of each slice, where the row left them to the search.
+    """
 
     iteration_ns: int
     peak_bytes: int | None
     fits: bool | None
+    slices: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,19 +169,36 @@ def figure_of(scenario: Scenario, unit: Unit, seconds: float) -> float:
     return seconds_of(scenario, unit, seconds)
 
 
+def part_of(table: PublishedTable) -> tuple[Part, Pass]:
+    """The part and the pass whose times a table's figures are."""
+    assert table.part is not None, f"{table.id} is of iterations"
+    part, name = table.part
+    return cast(Part, part), cast(Pass, name)
+
+
 def predict_tables(
-    tables: Sequence[PublishedTable], profile: Profile | None, progress: Progress
+    tables: Sequence[PublishedTable],
+    profile: Profile | Mapping[str, Profile] | None,
+    progress: Progress,
 ) -> tuple[JudgedTable, ...]:
     """Predict every row of the tables, rows in parallel processes.
 
     A profile is used for rows on its device, memory size aside: its parameters are fractions of
-    the device's peaks.
+    the device's peaks. profile: one for all tables, or each by the name that tables have for it.
+    Where a row leaves its slices to the search, they are found with the same profile.
     """
     from joblib import Parallel, delayed
 
+    def profile_for(table: PublishedTable) -> Profile | None:
+        return profile.get(table.profile) if isinstance(profile, Mapping) else profile
+
+    owners = [table for table in tables for _ in table.rows]
     rows = [row for table in tables for row in table.rows]
     order = sorted(range(len(rows)), key=lambda i: -_size(rows[i].scenario))
-    jobs = (delayed(_outcome)(i, rows[i].scenario, _profile_of(rows[i], profile)) for i in order)
+    jobs = (
+        delayed(_outcome)(i, owners[i], rows[i], _profile_of(rows[i], profile_for(owners[i])))
+        for i in order
+    )
     workers = min(os.cpu_count() or 1, len(rows))
     outcomes: dict[int, Outcome] = {}
     for index, outcome in Parallel(n_jobs=workers, return_as="generator_unordered")(jobs):
@@ -180,21 +208,41 @@ def predict_tables(
     return tuple(
         JudgedTable(
             table=table,
-            rows=tuple(_judged(table, row, outcomes[next(found)], profile) for row in table.rows),
+            rows=tuple(
+                _judged(table, row, outcomes[next(found)], profile_for(table)) for row in table.rows
+            ),
         )
         for table in tables
     )
 
 
-def _outcome(index: int, scenario: Scenario, profile: Profile | None) -> tuple[int, Outcome]:
+def _outcome(
+    index: int, table: PublishedTable, row: PublishedRow, profile: Profile | None
+) -> tuple[int, Outcome]:
+    if table.part is not None:
+        part, name = part_of(table)
+        setup = setup_of(row.scenario)
+        if profile is not None:
+            setup = setup_of(row.scenario, fitted_cluster(setup.cluster, profile.efficiency))
+        time = total_ns(part_times(setup, setup.model.sequence, 0)[part][name])
+        return index, Outcome(iteration_ns=round(time), peak_bytes=None, fits=None)
+    scenario = resolve(row.scenario, profile)
+    slices = scenario.plan.slices if scenario is not row.scenario else None
     found = predict(scenario, profile)
     peak = max((curve.peak_bytes for curve in found.memory), default=0) if found.memory else None
-    return index, Outcome(iteration_ns=found.iteration_ns, peak_bytes=peak, fits=fits(found))
+    return index, Outcome(
+        iteration_ns=found.iteration_ns,
+        peak_bytes=peak,
+        fits=fits(found),
+        slices=slices if isinstance(slices, tuple) else None,
+    )
 
 
 def _size(scenario: Scenario) -> int:
     plan = scenario.plan
-    return plan.num_microbatches * plan.num_stages
+    searched = plan.slices == "optimal"
+    slices = 40 if searched else max(group.num_slices for group in plan.groups)
+    return plan.num_microbatches * plan.num_stages * slices * (40 if searched else 1)
 
 
 def _profile_of(row: PublishedRow, profile: Profile | None) -> Profile | None:
@@ -207,13 +255,41 @@ def _profile_of(row: PublishedRow, profile: Profile | None) -> Profile | None:
 
 
 def calibrated_on(profile: Profile | None, table: PublishedTable, row: PublishedRow) -> bool:
-    """Whether a profile was fitted to a row: its sources name it, or its whole table."""
-    return any(
-        source.kind == "published"
-        and source.name == table.id
-        and (not source.points or row.scenario.name in source.points)
+    """Whether a profile was fitted to a row: its sources name it, its whole table, or a row of
+    another table that is the same run."""
+    sources = [
+        source
         for source in (profile.sources if profile is not None else ())
+        if source.kind == "published"
+    ]
+    return any(
+        source.name == table.id and (not source.points or row.scenario.name in source.points)
+        for source in sources
+    ) or any(
+        _run_of(other, owner) == _run_of(row, table)
+        for source in sources
+        for owner, other in _rows_of(source)
     )
+
+
+@cache
+def _rows_of(source: Source) -> tuple[tuple[PublishedTable, PublishedRow], ...]:
+    """The rows of the catalogue's tables that a source means."""
+    if source.name not in catalogue.tables():
+        return ()
+    table = load_table(source.name)
+    rows = (r for r in table.rows if not source.points or r.scenario.name in source.points)
+    return tuple((table, row) for row in rows)
+
+
+def _run_of(row: PublishedRow, table: PublishedTable) -> tuple[object, ...]:
+    """What is the same in two rows that are one run: all but names and sources."""
+    model, plan = row.scenario.model, row.scenario.plan
+    assert model is not None
+    seconds = None
+    if row.figure is not None:
+        seconds = round(seconds_of(row.scenario, table.unit, row.figure), 9)
+    return replace(model, name="", source=""), plan, seconds, table.part
 
 
 def _judged(
@@ -366,6 +442,7 @@ def _point(judged: JudgedRow) -> dict[str, object]:
         "peak_memory_bytes": judged.outcome.peak_bytes,
         "fits": judged.outcome.fits,
         "fitted_then": judged.row.fits,
+        "slices": list(judged.outcome.slices) if judged.outcome.slices is not None else None,
         "calibration": judged.calibration,
         "profiled": judged.profiled,
     }

@@ -1,19 +1,21 @@
-"""What a profile is fitted to: a log of runs, rows of published tables, measured all-reduces."""
+"""What a profile is fitted to: a log of runs, rows of published tables (iterations, or passes of
+a part of the model), measured all-reduces."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from scenarios.published import choose_tables, load_table
+from scenarios.published import PublishedRow, PublishedTable, choose_tables, load_table
 from scenarios.schema import Cluster
 from sim.calibration import CalibrationError
 from sim.cost.collective_runs import CollectivePoint, read_collectives
+from sim.cost.fit import PartPoint
 from sim.cost.profile import Source, same_device
 from sim.cost.runs import Run, RunLog, file_digest, fingerprint, read_log
-from sim.published import seconds_of
+from sim.published import part_of, seconds_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +23,8 @@ class Training:
     """What a profile is fitted to.
 
     log: a file of runs, the only part that folds are made of. published: runs from published
-    tables, by source. collectives: all-reduces within a node. notes: what was left out, and why.
+    tables, by source. collectives: all-reduces within a node. parts: passes of parts of the model,
+    by source. notes: what was left out, and why.
     """
 
     log: RunLog | None
@@ -30,6 +33,7 @@ class Training:
     collectives: tuple[CollectivePoint, ...]
     sources: tuple[Source, ...]
     notes: tuple[str, ...]
+    parts: Mapping[Source, tuple[PartPoint, ...]] = field(default_factory=dict)
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -40,6 +44,11 @@ class Training:
     def others(self) -> tuple[Run, ...]:
         """The published runs."""
         return tuple(run for runs in self.published.values() for run in runs)
+
+    @property
+    def part_points(self) -> tuple[PartPoint, ...]:
+        """The passes of parts of the model."""
+        return tuple(point for points in self.parts.values() for point in points)
 
 
 def read_training(
@@ -62,10 +71,16 @@ def read_training(
         points = tuple(map(fingerprint, found.runs))
         sources.append(Source(kind="runs", name=log.name, digest=found.digest, points=points))
     tables: dict[Source, tuple[Run, ...]] = {}
+    parts: dict[Source, tuple[PartPoint, ...]] = {}
     for entry in filter(None, (part.strip() for part in published.split(","))):
-        for source, runs in _published(entry, cluster.device.name, notes):
-            tables[source] = runs
-    sources += tables
+        for table, rows in _published(entry, cluster.device.name, notes):
+            points = tuple(row.scenario.name for row in rows)
+            source = Source(kind="published", name=table.id, points=points)
+            if table.part is not None:
+                parts[source] = tuple(_part(table, row) for row in rows)
+            else:
+                tables[source] = tuple(_run(table, row) for row in rows)
+            sources.append(source)
     reductions: tuple[CollectivePoint, ...] = ()
     if collectives is not None:
         reductions = read_collectives(collectives, cluster.device.name)
@@ -81,10 +96,13 @@ def read_training(
         collectives=reductions,
         sources=tuple(sources),
         notes=tuple(notes),
+        parts=parts,
     )
 
 
-def _published(entry: str, device: str, notes: list[str]) -> list[tuple[Source, tuple[Run, ...]]]:
+def _published(
+    entry: str, device: str, notes: list[str]
+) -> list[tuple[PublishedTable, tuple[PublishedRow, ...]]]:
     """The rows that one entry of --published means, table by table, on a kind of device."""
     name, colon, first = entry.partition(":")
     if colon and not (first.isascii() and first.isdigit() and int(first) > 0):
@@ -99,22 +117,37 @@ def _published(entry: str, device: str, notes: list[str]) -> list[tuple[Source, 
         if colon and int(first) > len(rows):
             raise CalibrationError(f"--published {entry}: {table_id} has only {len(rows)} rows")
         chosen = rows[: int(first)] if colon else rows
-        runs = []
-        names = []
+        taken = []
         elsewhere: Counter[str] = Counter()
         for row in chosen:
             cluster = row.scenario.cluster
-            assert cluster is not None and row.figure is not None
+            assert cluster is not None
             if not same_device(cluster.device.name, device):
-                elsewhere[cluster.device.name] += 1
-                continue
-            seconds = seconds_of(row.scenario, table.unit, row.figure)
-            line = row.origin.line or 0
-            runs.append(Run(scenario=row.scenario, measured_ns=seconds * 1e9, line=line))
-            names.append(row.scenario.name)
+                elsewhere[f"are on {cluster.device.name}"] += 1
+            elif row.scenario.plan.slices == "optimal":
+                elsewhere["have slices that are not published"] += 1
+            else:
+                taken.append(row)
         for other, number in elsewhere.items():
-            notes.append(f"{table_id}: {number} of {len(chosen)} rows are on {other}: left out")
-        if runs:
-            source = Source(kind="published", name=table_id, points=tuple(names))
-            found.append((source, tuple(runs)))
+            notes.append(f"{table_id}: {number} of {len(chosen)} rows {other}: left out")
+        if taken:
+            found.append((table, tuple(taken)))
     return found
+
+
+def _run(table: PublishedTable, row: PublishedRow) -> Run:
+    assert row.figure is not None
+    seconds = seconds_of(row.scenario, table.unit, row.figure)
+    return Run(
+        scenario=row.scenario,
+        measured_ns=seconds * 1e9,
+        line=row.origin.line or 0,
+        spread=(row.deviation or 0.0) / row.figure,
+    )
+
+
+def _part(table: PublishedTable, row: PublishedRow) -> PartPoint:
+    assert row.figure is not None
+    part, name = part_of(table)
+    seconds = seconds_of(row.scenario, table.unit, row.figure)
+    return PartPoint(scenario=row.scenario, part=part, name=name, time_ns=seconds * 1e9)

@@ -18,8 +18,10 @@ from sim.cost.collective_runs import CollectivePoint
 from sim.cost.collectives import Group, all_reduce_ns
 from sim.cost.costs import CostKey, CostTable
 from sim.cost.measured import with_parameters
+from sim.cost.modelled import part_times, setup_of
+from sim.cost.parts import total_ns
 from sim.cost.path import Composition, Simulate
-from sim.cost.profile import Fitted
+from sim.cost.profile import Fitted, Part, Pass
 from sim.cost.runs import Run
 from sim.cost.table import cost_table
 from sim.schedule.build import build_program
@@ -74,10 +76,36 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(name="inter_node.latency", low=1_000.0, high=300_000.0, scale="log", spread=0.7),
     Parameter(name="inter_node.efficiency", low=0.05, high=0.98, scale="linear", spread=0.2),
 )
+SHORT_PASSES: tuple[Parameter, ...] = (
+    Parameter(name="layer_overhead", low=1e4, high=1e7, scale="log", spread=0.5, typical=1e6),
+    Parameter(name="launch", low=500.0, high=40_000.0, scale="log", spread=0.2),
+    Parameter(name="matmul_half_dimension", low=5.0, high=1500.0, scale="log", spread=0.15),
+    Parameter(name="matmul_half_rows", low=5.0, high=1500.0, scale="log", spread=0.3),
+)
+"""Where there are times of parts, of short passes too, which the host bounds: its time is fitted
+to them, and what else short passes depend on, of which iterations of whole sequences tell next to
+nothing, is held closer to its default."""
+SHARED_NIC: tuple[Parameter, ...] = (
+    Parameter(name="inter_node.message_share", low=0.3, high=3.0, scale="log", spread=0.3),
+    Parameter(name="intra_node.message_share", low=0.01, high=1.0, scale="log", spread=0.7),
+)
+"""Where devices share a NIC, and messages do not reach what collectives do."""
 NOISE = 0.03
 """Relative error of a run that the fit takes for normal; beyond it residuals count less."""
 COLLECTIVES_WEIGHT = 5.0
 """What all measured collectives count together, in runs: they are many, and of one kind."""
+
+
+def parameters_for(runs: Sequence[Run], parts: Sequence[PartPoint]) -> tuple[Parameter, ...]:
+    """What to fit to these runs and parts: PARAMETERS, but for parts with SHORT_PASSES, and with
+    SHARED_NIC where TeraPipe's messages (`broadcast_messages`) go through NICs that are shared."""
+    chosen = {p.name: p for p in PARAMETERS}
+    if parts:
+        chosen |= {p.name: p for p in SHORT_PASSES}
+    clusters = [r.scenario.cluster for r in runs if r.scenario.plan.broadcast_messages]
+    if any(c is not None and c.nics_per_node < c.devices_per_node for c in clusters):
+        chosen |= {p.name: p for p in SHARED_NIC}
+    return tuple(chosen.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +125,28 @@ class Fit:
         return {name: fitted.value for name, fitted in self.parameters.items()}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartPoint:
+    """Measured time (ns) of one pass of a part of the model, in a scenario: `layer` `forward`."""
+
+    scenario: Scenario
+    part: Part
+    name: Pass
+    time_ns: float
+
+    def predicted_ns(self, values: Mapping[str, float]) -> float:
+        """The part's time by the device model, of the scenario's whole sequence."""
+        setup = setup_of(on_parameters(self.scenario, values))
+        return total_ns(part_times(setup, setup.model.sequence, 0)[self.part][self.name])
+
+
 class _Prepared:
     """A run with its program, which does not depend on the parameters."""
 
     def __init__(self, run: Run) -> None:
         self.scenario = run.scenario
         self.measured_ns = run.measured_ns
+        self.noise = math.hypot(NOISE, run.spread)
         self.program: Program = build_program(run.scenario)
 
     def table(self, values: Mapping[str, float], program: Program | None = None) -> CostTable:
@@ -140,17 +184,20 @@ def fit_runs(
     simulate: Simulate,
     *,
     collectives: Sequence[CollectivePoint] = (),
-    parameters: Sequence[Parameter] = PARAMETERS,
+    parts: Sequence[PartPoint] = (),
+    parameters: Sequence[Parameter] | None = None,
     max_rounds: int = 4,
     tolerance: float = 2e-3,
 ) -> Fit:
-    """Fit parameters to runs' iteration times, and to measured all-reduces within a node.
+    """Fit parameters (those of `parameters_for` unless given) to runs' iteration times, to times of
+    parts of the model, and to measured all-reduces within a node.
 
-    Minimises soft_l1 of log(predicted / measured) / NOISE plus the priors, by
-    scipy.optimize.least_squares; the collectives count COLLECTIVES_WEIGHT runs together. 90 %
-    intervals are from the Jacobian at the optimum, prior included, with the scale of the runs' own
-    residuals; None where the data leaves a parameter as wide as its prior (or its bounds), so that
-    its value is the default's doing.
+    Minimises soft_l1 of log(predicted / measured) / noise plus the priors, by
+    scipy.optimize.least_squares, where the noise is NOISE and a run's own spread together; a part
+    counts as a run, all collectives as COLLECTIVES_WEIGHT. 90 % intervals are from the Jacobian at
+    the optimum, prior included, with the scale of the runs' own residuals; None where the data
+    leaves a parameter as wide as its prior (or its bounds), so that its value is the default's
+    doing.
     Raises ValueError where there are no runs, or a run has no cluster.
     Not modelled: correlation between runs of one session, a run's own network placement.
     """
@@ -158,6 +205,8 @@ def fit_runs(
 
     if not runs:
         raise ValueError("there are no runs to fit to: give at least one")
+    if parameters is None:
+        parameters = parameters_for(runs, parts)
     prepared = [_Prepared(run) for run in runs]
     start = np.array(
         [p.inward(v) for p, v in zip(parameters, _defaults(runs, parameters), strict=True)]
@@ -173,14 +222,14 @@ def fit_runs(
         values = _values(parameters, position)
         paths = [simulate(p.program, p.table(values))[1] for p in prepared]
         position, residuals, jacobian = _solve(
-            prepared, paths, collectives, parameters, position, middle
+            prepared, paths, collectives, parts, parameters, position, middle
         )
         quality = float(np.mean(np.abs(residuals[: len(prepared)]))) * NOISE
         if previous is not None and abs(previous - quality) < tolerance:
             break
         previous = quality
     values = _values(parameters, position)
-    counts = len(prepared), len(collectives)
+    counts = len(prepared), len(collectives) + len(parts)
     intervals = _intervals(parameters, position, jacobian, residuals, *counts)
     predicted = tuple(simulate(p.program, p.table(values))[0] for p in prepared)
     return Fit(
@@ -203,7 +252,10 @@ def _defaults(runs: Sequence[Run], parameters: Sequence[Parameter]) -> list[floa
 def _value_of(cluster: Cluster, name: str) -> float:
     link, dot, field = name.partition(".")
     holder = getattr(cluster, link) if dot else cluster.device.efficiency
-    return float(getattr(holder, field if dot else name))
+    value = getattr(holder, field if dot else name)
+    if name == "matmul_half_rows" and value is None:
+        value = cluster.device.efficiency.matmul_half_dimension
+    return float(value)
 
 
 def _values(parameters: Sequence[Parameter], position: Vector) -> dict[str, float]:
@@ -217,6 +269,7 @@ def _solve(
     prepared: Sequence[_Prepared],
     paths: Sequence[Composition],
     collectives: Sequence[CollectivePoint],
+    parts: Sequence[PartPoint],
     parameters: Sequence[Parameter],
     position: Vector,
     middle: Vector,
@@ -239,7 +292,7 @@ def _solve(
     def residuals(at: Vector) -> Vector:
         values = _values(parameters, at)
         logs = [
-            math.log(path.time_ns(run.table(values, program)) / run.measured_ns) / NOISE
+            math.log(path.time_ns(run.table(values, program)) / run.measured_ns) / run.noise
             for run, path, program in zip(prepared, paths, programs, strict=True)
         ]
         fitted = with_parameters(cluster, values)
@@ -247,6 +300,7 @@ def _solve(
             weight * math.log(all_reduce_ns(p.payload_bytes, group, fitted) / p.time_ns) / NOISE
             for p, group in zip(collectives, groups, strict=True)
         ]
+        logs += [math.log(p.predicted_ns(values) / p.time_ns) / NOISE for p in parts]
         return np.array([*logs, *((at - middle) / spreads)])
 
     margin = 1e-6 * (high - low)
@@ -270,12 +324,12 @@ def _intervals(
     jacobian: Vector,
     residuals: Vector,
     num_runs: int,
-    num_collectives: int,
+    num_others: int,
 ) -> list[tuple[float, float] | None]:
     import numpy as np
 
     # The scale is the runs' own: many collectives of little weight would make it look small.
-    scales = np.ones(num_runs + num_collectives)
+    scales = np.ones(num_runs + num_others)
     scales[:num_runs] = max(1.0, float(1.4826 * np.median(np.abs(residuals[:num_runs]))))
     data = residuals[: len(scales)]
     weights = np.ones(len(residuals))

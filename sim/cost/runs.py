@@ -20,7 +20,7 @@ missing, or its cell empty, a run is taken as Megatron-DeepSpeed's:
 | sequence_parallel | yes, no | no |
 | sharding | none, optimizer, full | none |
 | gradient_reduction | after, overlapped | after |
-| p2p | blocking, overlapped | blocking |
+| p2p | blocking, overlapped, exchange | blocking |
 | scatter_gather | yes, no | yes where tensor > 1, without sequence_parallel |
 | clip_gradients (or clip) | yes, no | yes |
 | placement | as plan.placement | tensor-data-pipeline |
@@ -66,11 +66,15 @@ class RunsError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run: what was trained how, the iteration time it took (ns), and its line in the file."""
+    """A run: what was trained how, the iteration time it took (ns), and its line in the file.
+
+    spread: standard deviation over its iterations, as a fraction of the time; 0 where unknown.
+    """
 
     scenario: Scenario
     measured_ns: float
     line: int
+    spread: float = 0.0
 
     @property
     def group(self) -> Hashable:

@@ -1,0 +1,99 @@
+"""What published tables say beside times: speed-ups, and which number of even slices is best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from sim.published import JudgedRow, JudgedTable
+from sim.scores import ranked
+
+WITHIN = 0.15
+"""Speed-ups nearer to the published ones count as right."""
+
+
+def speedup_set(found: JudgedTable) -> dict[str, object] | None:
+    """The speed-ups of a table's comparison as one of the `sets` of `validate --json`; None where
+    the table has no set for them.
+
+    Each point has `what`, the `predicted` and the `published` speed-up, and its `error`: predicted
+    over published, less one. `same_run` is one whose two times are of one run, so that it is 1 both
+    ways. within_15_percent: how many errors are; mape, bias and worst: of errors; kendall_tau, and
+    right and wrong pairs: of the order of the speed-ups, over pairs published as different.
+    """
+    gain = found.table.gain
+    if gain is None or gain.speedups is None:
+        return None
+    rows = {row.row.name: row for row in found.rows}
+    points: list[dict[str, object]] = []
+    errors: list[float] = []
+    pairs: list[tuple[float, float]] = []
+    for one in found.gains:
+        predicted, published = 1 + one.predicted, 1 + one.published
+        scenarios = [rows[f"{block}/{one.key}"].row.scenario for block in (gain.of, gain.over)]
+        errors.append(predicted / published - 1)
+        pairs.append((predicted, published))
+        points.append(
+            {
+                "what": one.key,
+                "predicted": predicted,
+                "published": published,
+                "error": errors[-1],
+                "same_run": scenarios[0].plan == scenarios[1].plan,
+            }
+        )
+    order = ranked([pairs])
+    count = len(errors)
+    return {
+        "id": gain.speedups,
+        "title": f"speed-up by {gain.what}: {found.table.title}",
+        "source": found.table.source,
+        "url": found.table.url,
+        "n": count,
+        "within_15_percent": sum(abs(e) <= WITHIN for e in errors),
+        "mape": math.fsum(map(abs, errors)) / count if count else None,
+        "bias": math.fsum(errors) / count if count else None,
+        "worst": max(map(abs, errors), default=None),
+        "kendall_tau": order.kendall_tau,
+        "pairs": order.pairs,
+        "right": order.right,
+        "wrong": order.wrong,
+        "points": points,
+    }
+
+
+def best_even(found: JudgedTable) -> list[dict[str, object]]:
+    """For each block of a table whose rows' keys are numbers of even slices: the fastest predicted
+    and published one, and how many of the published numbers lie between them."""
+    blocks: dict[str, list[JudgedRow]] = {}
+    for row in found.rows:
+        block, _, key = row.row.name.partition("/")
+        if key.isdigit() and row.row.scenario.plan.groups[0].num_slices == int(key):
+            blocks.setdefault(block, []).append(row)
+    return [_best(block, rows) for block, rows in blocks.items() if len(rows) > 1]
+
+
+def _best(block: str, rows: Sequence[JudgedRow]) -> dict[str, object]:
+    times: Mapping[int, tuple[float, float]] = {
+        row.row.scenario.plan.groups[0].num_slices: (row.predicted_s, row.measured_s or math.nan)
+        for row in rows
+    }
+    numbers = sorted(times)
+    predicted = min(numbers, key=lambda n: times[n][0])
+    least = min(measured for _, measured in times.values())
+    published = [n for n in numbers if times[n][1] == least]
+    steps = min(abs(numbers.index(predicted) - numbers.index(n)) for n in published)
+    return {
+        "what": block,
+        "predicted": predicted,
+        "published": published,
+        "steps_apart": steps,
+        "over_best": [
+            {
+                "slices": n,
+                "predicted": times[n][0] / times[predicted][0],
+                "published": times[n][1] / least,
+            }
+            for n in numbers
+        ],
+    }
