@@ -18,6 +18,9 @@ from sim.comparison import Comparison
 from sim.cost.profile import Profile
 from sim.prediction import Prediction
 
+_MOST_SHAPES = 12
+"""Of which the terminal lists every part; of more, only those of slices without context."""
+
 
 def show_profile(
     profile: Profile,
@@ -43,8 +46,11 @@ def show_profile(
         table = plain_table(
             "shape", "part", "pass", "median", "quartiles", "samples", right=(3, 4, 5)
         )
-        for shape, times in profile.times.items():
-            name = f"h{shape.hidden} b{shape.micro_batch} s{shape.tokens} {shape.precision}"
+        many = len(profile.times) > _MOST_SHAPES
+        shown = {s: t for s, t in profile.times.items() if not (many and s.context)}
+        for shape, times in shown.items():
+            after = f" after {shape.context}" if shape.context else ""
+            name = f"h{shape.hidden} b{shape.micro_batch} s{shape.tokens}{after} {shape.precision}"
             for (part, pass_), time in times.items():
                 low, high = time.quartiles_ns
                 table.add_row(
@@ -56,6 +62,12 @@ def show_profile(
                     str(time.samples),
                 )
         out.print(table)
+        if len(shown) < len(profile.times):
+            more = len(profile.times) - len(shown)
+            out.print(f"and {more} shapes of slices after others: `--json` lists them")
+        for fit in profile.slice_fits.values():
+            for line in fit.lines():
+                out.print(line, highlight=False)
     for name in ("post", "unpack", "transfer"):
         message = getattr(profile, name)
         if message is not None:

@@ -94,7 +94,8 @@ class Curve:
             return np.asarray(np.interp(at, known, ratios))
         from scipy.interpolate import PchipInterpolator
 
-        return np.asarray(PchipInterpolator(known, ratios)(at))
+        # Monotone between the points, but for rounding, which may fall below zero.
+        return np.maximum(PchipInterpolator(known, ratios)(at), 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +169,7 @@ class PassFit:
         if not self.terms:
             return text
         formula = " + ".join(
-            f"{value:.4g} ns{_SYMBOLS[term]}"
+            f"{value:{',.0f' if abs(value) >= 100 else '.3g'}} ns{_SYMBOLS[term]}"
             for term, value in zip(self.terms, self.coefficients, strict=True)
         ).replace("+ -", "- ")
         text += f"; {with_context} with it: {formula}{_said(self.context_errors)}"
