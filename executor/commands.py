@@ -105,6 +105,13 @@ def require_supported(scenario: Scenario) -> None:
     problems = []
     if scenario.model is None:
         problems.append("it has costs but no model: only `simulate` can replay it")
+    elif not scenario.model.ends:
+        problems.append("model.ends is false, which only `simulate` can; `ends: true` would work")
+    if plan.broadcast_messages and plan.tensor > 1:
+        problems.append(
+            "plan.broadcast_messages is true: the executor's tensor ranks each send their own "
+            "message; `scatter_gather: true` in its place would work"
+        )
     if plan.sharding == "full" and plan.tensor > 1:
         problems.append(
             f"plan.sharding is full and plan.tensor is {plan.tensor}: the executor shares weights "

@@ -58,6 +58,8 @@ class Model:
     """`vit` only: numbers in one image patch (channels x patch height x patch width)."""
     tied_embeddings: StrictBool = True
     """Whether the head multiplies by the token embedding's weights."""
+    ends: StrictBool = True
+    """Whether embedding and head are there; without them the layers are simulated alone."""
     source: str = ""
     """Where these numbers come from."""
 

@@ -12,26 +12,30 @@ import math
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import combinations
-from typing import cast
 
-from scenarios import catalogue
-from scenarios.published import PublishedRow, PublishedTable, Unit, load_table
+from scenarios.published import PublishedRow, PublishedTable
 from scenarios.schema import Scenario
 from sim.cost.baselines import BASELINES, Baseline
 from sim.cost.measured import fitted_cluster
 from sim.cost.modelled import part_times, setup_of
 from sim.cost.parts import total_ns
-from sim.cost.profile import Part, Pass, Profile, Source, same_device
+from sim.cost.profile import Profile, same_device
 from sim.cost.runs import Run
-from sim.planner.search import resolve
+from sim.planner.search import best_slicing
 from sim.prediction import fits, predict
+from sim.published_rows import calibrated_on as calibrated_on
+from sim.published_rows import figure_of as figure_of
+from sim.published_rows import part_of
+from sim.published_rows import seconds_of as seconds_of
+from sim.published_rows import work_tflop as work_tflop
 from sim.scores import TIE, score
-from sim.workload.flops import hardware_flops
 
 Progress = Callable[[str], None]
 
+SIMULATIONS = 8
+"""Slicings simulated for a row that leaves them to the search: the formula's best, which a longer
+search betters by less than a hundredth."""
 CLEARLY = 0.05
 """Two published times of the same work that differ by more have an order worth predicting."""
 FIGURES = tuple(f"ptdp.fig{n}" for n in (11, 12, 13, 14, 15, 16, 18))
@@ -43,13 +47,19 @@ class Outcome:
     """What was predicted for a row: time (ns) of an iteration or of a part's pass, highest peak of
     memory (bytes), and whether that fits (None where memory is unknown).
 
-    slices: the tokens of each slice, where the row left them to the search.
+    scenario: with the slices that were searched for it, where the row leaves them to the search.
     """
 
     iteration_ns: int
     peak_bytes: int | None
     fits: bool | None
-    slices: tuple[int, ...] | None = None
+    scenario: Scenario | None = None
+
+    @property
+    def slices(self) -> tuple[int, ...] | None:
+        """The tokens of each slice, where they were searched."""
+        slices = self.scenario.plan.slices if self.scenario is not None else None
+        return slices if isinstance(slices, tuple) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,36 +156,6 @@ class JudgedTable:
         return tuple(found)
 
 
-def work_tflop(scenario: Scenario) -> float:
-    """TFLOP of an iteration on one device by equation 3, with a recomputed forward pass always."""
-    model, plan = scenario.model, scenario.plan
-    assert model is not None
-    return hardware_flops(model, plan.num_sequences, "full") / plan.num_devices / 1e12
-
-
-def seconds_of(scenario: Scenario, unit: Unit, figure: float) -> float:
-    """Turn a figure in a table's unit into seconds an iteration."""
-    if unit == "ms":
-        return figure / 1e3
-    amount = work_tflop(scenario) if unit == "TFLOP/s" else scenario.plan.num_sequences
-    return amount / figure
-
-
-def figure_of(scenario: Scenario, unit: Unit, seconds: float) -> float:
-    """Turn seconds an iteration into a figure in a table's unit."""
-    if unit == "ms":
-        return seconds * 1e3
-    # Rates and times are each other's inverse.
-    return seconds_of(scenario, unit, seconds)
-
-
-def part_of(table: PublishedTable) -> tuple[Part, Pass]:
-    """The part and the pass whose times a table's figures are."""
-    assert table.part is not None, f"{table.id} is of iterations"
-    part, name = table.part
-    return cast(Part, part), cast(Pass, name)
-
-
 def predict_tables(
     tables: Sequence[PublishedTable],
     profile: Profile | Mapping[str, Profile] | None,
@@ -226,15 +206,18 @@ def _outcome(
             setup = setup_of(row.scenario, fitted_cluster(setup.cluster, profile.efficiency))
         time = total_ns(part_times(setup, setup.model.sequence, 0)[part][name])
         return index, Outcome(iteration_ns=round(time), peak_bytes=None, fits=None)
-    scenario = resolve(row.scenario, profile)
-    slices = scenario.plan.slices if scenario is not row.scenario else None
-    found = predict(scenario, profile)
+    searched = None
+    if row.scenario.plan.slices == "optimal":
+        searched = best_slicing(
+            row.scenario, profile, keep_microbatches=True, simulations=SIMULATIONS
+        ).best.scenario
+    found = predict(searched or row.scenario, profile)
     peak = max((curve.peak_bytes for curve in found.memory), default=0) if found.memory else None
     return index, Outcome(
         iteration_ns=found.iteration_ns,
         peak_bytes=peak,
         fits=fits(found),
-        slices=slices if isinstance(slices, tuple) else None,
+        scenario=searched,
     )
 
 
@@ -254,47 +237,11 @@ def _profile_of(row: PublishedRow, profile: Profile | None) -> Profile | None:
     return replace(profile, device=device) if same_device(device, profile.device) else None
 
 
-def calibrated_on(profile: Profile | None, table: PublishedTable, row: PublishedRow) -> bool:
-    """Whether a profile was fitted to a row: its sources name it, its whole table, or a row of
-    another table that is the same run."""
-    sources = [
-        source
-        for source in (profile.sources if profile is not None else ())
-        if source.kind == "published"
-    ]
-    return any(
-        source.name == table.id and (not source.points or row.scenario.name in source.points)
-        for source in sources
-    ) or any(
-        _run_of(other, owner) == _run_of(row, table)
-        for source in sources
-        for owner, other in _rows_of(source)
-    )
-
-
-@cache
-def _rows_of(source: Source) -> tuple[tuple[PublishedTable, PublishedRow], ...]:
-    """The rows of the catalogue's tables that a source means."""
-    if source.name not in catalogue.tables():
-        return ()
-    table = load_table(source.name)
-    rows = (r for r in table.rows if not source.points or r.scenario.name in source.points)
-    return tuple((table, row) for row in rows)
-
-
-def _run_of(row: PublishedRow, table: PublishedTable) -> tuple[object, ...]:
-    """What is the same in two rows that are one run: all but names and sources."""
-    model, plan = row.scenario.model, row.scenario.plan
-    assert model is not None
-    seconds = None
-    if row.figure is not None:
-        seconds = round(seconds_of(row.scenario, table.unit, row.figure), 9)
-    return replace(model, name="", source=""), plan, seconds, table.part
-
-
 def _judged(
     table: PublishedTable, row: PublishedRow, outcome: Outcome, profile: Profile | None
 ) -> JudgedRow:
+    if outcome.scenario is not None:
+        row = replace(row, scenario=outcome.scenario)
     measured = resolution = None
     if row.figure is not None:
         measured = seconds_of(row.scenario, table.unit, row.figure)

@@ -15,7 +15,7 @@ from sim.cost.collective_runs import CollectivePoint, read_collectives
 from sim.cost.fit import PartPoint
 from sim.cost.profile import Source, same_device
 from sim.cost.runs import Run, RunLog, file_digest, fingerprint, read_log
-from sim.published import part_of, seconds_of
+from sim.published_rows import part_of, seconds_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

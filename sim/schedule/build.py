@@ -62,6 +62,7 @@ def flush_of(scenario: Scenario) -> Flush:
         reduce_gradients=has_replicas and plan.sharding != "full",
         overlapped=plan.gradient_reduction == "overlapped",
         reduce_tied=model is not None
+        and model.ends
         and model.tied_embeddings
         and model.family != "vit"
         and plan.pipeline > 1,

@@ -21,7 +21,8 @@ class StagePart:
 
 
 def partition(scenario: Scenario, num_stages: int | None = None) -> tuple[StagePart, ...]:
-    """The parts of all stages: layers as given or evenly, embedding first, head and loss last.
+    """The parts of all stages: layers as given or evenly, embedding first, head and loss last,
+    where the model has these ends.
 
     num_stages: the stages of the schedule; the plan's unless given.
     Raises ValueError where the layers do not divide evenly or do not match the stages.
@@ -44,8 +45,8 @@ def partition(scenario: Scenario, num_stages: int | None = None) -> tuple[StageP
                 stage=stage,
                 first_layer=first,
                 num_layers=count,
-                embedding=stage == 0,
-                head=stage == len(counts) - 1,
+                embedding=model.ends and stage == 0,
+                head=model.ends and stage == len(counts) - 1,
             )
         )
         first += count
