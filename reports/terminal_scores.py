@@ -119,7 +119,8 @@ def amount_of(name: str, amount: float) -> str:
         return f"{amount / 1e9:.4g} GB/s"
     if get_args(kind)[:1] == (int,):
         return format_duration_ns(amount)
-    return f"{amount:.4g} elements" if name.endswith("_dimension") else f"{amount:.1%}"
+    counted = name.endswith(("_dimension", "_rows"))
+    return f"{amount:.4g} elements" if counted else f"{amount:.1%}"
 
 
 def meaning_of(name: str) -> str:

@@ -67,6 +67,19 @@ def test_gpipe_with_latency_is_the_closed_form(p: int, m: int, f: int, b: int, x
     assert timeline.iteration_ns == (m + p - 1) * (f + b) + 2 * (p - 1) * c
 
 
+@given(st.integers(2, 6), st.integers(1, 12), TIME, TIME, st.integers(1, 50))
+def test_an_exchange_sends_and_receives_at_once(p: int, m: int, f: int, b: int, c: int) -> None:
+    """A rank stands still for one message's time a pass, not for two: (m + p - 2) of them each way,
+    as all but a message of the first stage's and of the last's are on the longest way."""
+    for order in ("same", "reversed"):
+        schedule = gpipe(p, m, backward=order)  # type: ignore[arg-type]
+        exchanged = simulate(lower(schedule, "exchange"), table(p, f, b, occupancy=c)).iteration_ns
+        assert exchanged == (m + p - 1) * (f + b) + 2 * (m + p - 2) * c
+        one_by_one = simulate(lower(schedule, "blocking"), table(p, f, b, occupancy=c)).iteration_ns
+        assert exchanged <= one_by_one
+        assert exchanged < one_by_one or p == 2 or m == 1
+
+
 def test_reversed_gpipe_has_the_same_closed_form() -> None:
     program = lower(gpipe(4, 6, backward="reversed"))
     assert simulate(program, table(4, 3, 7)).iteration_ns == (6 + 3) * 10

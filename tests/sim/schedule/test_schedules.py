@@ -85,7 +85,7 @@ def test_dependencies_over_slices_stages_and_split_backwards() -> None:
 def test_lowering_keeps_passes_and_pairs_every_message(size: tuple[int, int]) -> None:
     p, m = size
     schedule = one_forward_one_backward(p, m)
-    for mode in ("overlapped", "blocking", "serial"):
+    for mode in ("overlapped", "blocking", "exchange", "serial"):
         program = lower(schedule, mode)
         flat = [[a for step in steps for a in step] for steps in program.steps]
         for rank, actions in enumerate(flat):
@@ -130,6 +130,22 @@ def test_blocking_pairs_what_megatron_pairs() -> None:
         "1SEND_F1 1RECV_B0",
         "1B0",
         "1SEND_B0 1RECV_F2",
+    ]
+
+
+def test_an_exchange_has_all_messages_between_two_passes() -> None:
+    steps = lower(gpipe(3, 2, backward="reversed"), "exchange").steps[1]
+    assert [" ".join(map(str, step)) for step in steps] == [
+        "1RECV_F0",
+        "1F0",
+        "1SEND_F0 1RECV_F1",
+        "1F1",
+        "1SEND_F1 1RECV_B1",
+        "1B1",
+        "1SEND_B1 1RECV_B0",
+        "1B0",
+        "1SEND_B0",
+        "1STEP",
     ]
 
 

@@ -27,6 +27,16 @@ DEVICE = Device(
 PLANS: dict[str, dict[str, object]] = {
     "plain": {"pipeline": 4, "tensor": 2, "data": 2},
     "blocking": {"pipeline": 4, "tensor": 2, "data": 2, "p2p": "blocking", "scatter_gather": True},
+    "exchange": {
+        "pipeline": 4,
+        "tensor": 2,
+        "data": 2,
+        "schedule": "terapipe",
+        "p2p": "exchange",
+        "broadcast_messages": True,
+        "kernels": "plain",
+        "placement": "tensor-pipeline-data",
+    },
     "interleaved": {"pipeline": 4, "data": 4, "schedule": "interleaved", "chunks": 2},
     "interleaved blocking": {
         "pipeline": 4,
