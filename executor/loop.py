@@ -86,7 +86,8 @@ def in_turn(
         # The search may have found what a calibration run has; the others are enough.
         others = [i for i in others if i.scenario.digest not in taken]
     _require_alike(judged, others)
-    turns, interrupted, pinning = _turns([*others, *judged], rounds, progress)
+    everything, interrupted, pinning = _turns([*others, *judged], rounds, progress)
+    turns = _calm(everything)
     profiles = []
     for number, turn_measurements in enumerate(turns, start=1):
         progress(f"calibrating round {number} of {len(turns)} ...")
@@ -94,14 +95,16 @@ def in_turn(
     cases = []
     for number, item in enumerate(judged):
         progress(f"predicting {item.scenario.name} ({number + 1} of {len(judged)}) ...")
-        measured = [turn[len(others) + number] for turn in turns]
-        cases.append(_judge(item, measured, profiles))
+        position = len(others) + number
+        whole = merged([turn[position] for turn in everything])
+        cases.append(_judge(item, [turn[position] for turn in turns], profiles, whole))
+    left = len(everything) - len(turns)
     names = ", ".join(item.scenario.name for item in others)
     return LoopResult(
         cases=tuple(cases),
         profile=profiles[-1],
         note=f"calibrated on {names} in each of {len(turns)} rounds, alternating with the judged "
-        f"runs; {pinning}{_warning(cases)}",
+        f"runs; {pinning}{f'; {left} disturbed rounds left out' if left else ''}{_warning(cases)}",
         interrupted=interrupted,
     )
 
@@ -165,6 +168,14 @@ def _turns(
     return turns, session.interrupted, str(session.environment.get("pinning", ""))
 
 
+def _calm(
+    turns: Sequence[tuple[Measurement, ...]],
+) -> Sequence[tuple[Measurement, ...]]:
+    """The rounds in which every run had an undisturbed iteration; all where there is none: a pair
+    of which one side alone was disturbed tells nothing."""
+    return [t for t in turns if not any(all(m.disturbed) for m in t)] or turns
+
+
 def _warning(cases: Sequence[LoopCase]) -> str:
     """A remark where other processes kept the machine busy; empty where it was calm."""
     worst = max(case.row.run_to_run_spread for case in cases)
@@ -204,7 +215,10 @@ def _require_alike(judged: Sequence[Loaded], others: Sequence[Loaded]) -> None:
             )
 
 
-def _judge(item: Loaded, measured: Sequence[Measurement], profiles: Sequence[Profile]) -> LoopCase:
+def _judge(
+    item: Loaded, measured: Sequence[Measurement], profiles: Sequence[Profile], whole: Measurement
+) -> LoopCase:
+    """A scenario's case; `measured` are the rounds judged, `whole` all of its iterations."""
     predictions = [
         predict(item.scenario, profile, draws=_DRAWS, seed=seed)
         for seed, profile in enumerate(profiles)
@@ -215,11 +229,8 @@ def _judge(item: Loaded, measured: Sequence[Measurement], profiles: Sequence[Pro
     program = predictions[0].program
     median = statistics.median(pairs)
     nearest = min(range(len(pairs)), key=lambda i: abs(pairs[i] - median))
-    times = [t.iteration_ns for m in measured for t in m.judged]
-    low, middle, high = (
-        statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
-    )
-    spread = (high - low) / 2 / middle
+    low, high = whole.quartiles_ns
+    spread = (high - low) / 2 / whole.iteration_ns
     return LoopCase(
         loaded=item,
         prediction=predictions[nearest],
@@ -227,8 +238,8 @@ def _judge(item: Loaded, measured: Sequence[Measurement], profiles: Sequence[Pro
         comparison=replace(
             compare(predictions[nearest], measured[nearest]),
             measured_spread=spread,
-            num_iterations=sum(len(m.timelines) for m in measured),
-            num_disturbed=sum(sum(m.disturbed) for m in measured),
+            num_iterations=len(whole.timelines),
+            num_disturbed=sum(whole.disturbed),
         ),
         row=LoopRow(
             scenario=item.scenario.name,
@@ -242,5 +253,5 @@ def _judge(item: Loaded, measured: Sequence[Measurement], profiles: Sequence[Pro
         rounds_ns=tuple(
             (p.iteration_ns, m.iteration_ns) for p, m in zip(predictions, measured, strict=True)
         ),
-        whole=merged(measured),
+        whole=whole,
     )

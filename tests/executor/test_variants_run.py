@@ -47,7 +47,7 @@ def test_variants_are_run_predicted_kept_and_compared(
     for case in found.cases:
         # Structure holds also where the machine is busy; these iterations take milliseconds.
         assert abs(case.row.structural_error) < 0.1
-        assert len(case.whole.timelines) == 4 and case.row.rounds == 2 == len(case.rounds_ns)
+        assert len(case.whole.timelines) == 4 and 1 <= case.row.rounds == len(case.rounds_ns)
         assert case.comparison.calibrated and not case.comparison.in_sample
         assert found.checks[case.loaded.scenario.name].passed
     assert checked == [case.loaded.scenario for case in found.cases]
