@@ -52,8 +52,8 @@ def test_the_last_of_a_group_sends_forward_and_the_first_back() -> None:
 
 def test_replicas_share_a_nic_with_each_other_s_copies() -> None:
     """Two replicas on a node, each with a copy of its own."""
-    plan = {"tensor": 4, "data": 2, "pipeline": 48, "placement": "tensor-data-pipeline"}
-    setup = setup_of(scenario(**plan, global_batch=4))
+    own = scenario(tensor=4, data=2, pipeline=48, placement="tensor-data-pipeline", global_batch=4)
+    setup = setup_of(own)
     transfer, _, _ = message(setup, 0, 1, 2048)
     rate = message_bytes_per_ns(setup.cluster.inter_node)
     assert transfer.occupancy_ns == pytest.approx(2 * transfer.payload_bytes / rate, rel=1e-6)
