@@ -78,7 +78,12 @@ def _beside(found: VariantsResult) -> Section:
     worst = max(found.cases, key=lambda case: abs(case.row.predictive_error))
     structural = max(abs(case.row.structural_error) for case in found.cases)
     rounds = found.cases[0].row.rounds
-    how = f"medians over {words.plural(rounds, 'round')}" if rounds > 1 else "medians"
+    how = "medians"
+    if rounds > 1:
+        how = (
+            f"each the median of {rounds} rounds, pair by pair, so that an error need not be that "
+            "of the two times beside it"
+        )
     return Section(
         name="variants",
         topic="Side by side",

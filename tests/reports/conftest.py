@@ -12,14 +12,19 @@ from typing import Any
 import pytest
 
 from reports.page import render
+from reports.page_variants import render_variants
 from scenarios.loader import Loaded, load
+from scenarios.schema import Scenario
+from sim.calibration import calibrate_from_runs
 from sim.comparison import LoopRow, compare, own_costs
 from sim.cost.costs import ActionCosts
 from sim.engine.simpy_engine import simulate
 from sim.measurement import Measurement
 from sim.prediction import Prediction, predict
+from sim.variants import VariantsResult, beside, calibration_slicings
 
 HOSTILE = "<script>alert(1)</script>"
+SLICED = ("model.layers=4", "model.hidden=64", "model.sequence=256", "model.heads=2")
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +79,33 @@ def large() -> Prediction:
     return predict(load("replay/stage-times", overrides).scenario)
 
 
+def made(scenario: Scenario, slower: float) -> Measurement:
+    """A run as the device model predicts it, all passes slower by a factor."""
+    prediction = predict(scenario)
+    costs = own_costs(prediction.timeline)
+    durations = {a: round(slower * d) for a, d in costs.durations.items()}
+    timeline = simulate(prediction.program, replace(costs, durations=durations))
+    return Measurement(
+        scenario=scenario, timelines=(replace(timeline, origin="measured"),), disturbed=(False,)
+    )
+
+
+@pytest.fixture(scope="session")
+def variants() -> VariantsResult:
+    """Variants whose runs are 5 % slower than the device model, predicted from other slicings."""
+    loaded = load("local-terapipe", SLICED)
+    taken = [v.scenario for v in loaded.variants]
+    others = calibration_slicings(taken[0], taken)
+    runs = [
+        made(replace(s, plan=replace(s.plan, slices=(120, 80, 56))), 1.05)
+        if s.plan.slices == "optimal"
+        else made(s, 1.05)
+        for s in taken
+    ]
+    profile = calibrate_from_runs([made(s, 1.05) for s in others])
+    return beside(loaded, loaded.variants, runs, profile)
+
+
 @pytest.fixture(scope="session")
 def pages(
     prediction: Prediction,
@@ -81,8 +113,10 @@ def pages(
     measurement: Measurement,
     loop: tuple[LoopRow, ...],
     large: Prediction,
+    variants: VariantsResult,
 ) -> dict[str, str]:
-    """Pages by name: everything there is, a published cluster, times only, and a long timeline."""
+    """Pages by name: everything there is, a published cluster, times only, a long timeline, slices,
+    and variants side by side."""
     cluster = load("megatron/175b")
     hostile = replace(prediction, scenario=replace(prediction.scenario, name=HOSTILE))
     return {
@@ -97,6 +131,8 @@ def pages(
         "cluster": render(predict(cluster.scenario), loaded=cluster),
         "times": render(predict(load("replay/stage-times").scenario), loaded=None),
         "large": render(large, loaded=None),
+        "sliced": render(variants.cases[1].prediction, loaded=variants.cases[1].loaded),
+        "variants": render_variants(variants, "pipetwin run local-terapipe --report r.html"),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-NAMES = ("full", "cluster", "times", "large")
+NAMES = ("full", "cluster", "times", "large", "sliced", "variants")
 SIZES = ((1280, "light"), (1280, "dark"), (390, "light"))
 
 OUTSIDE = """() => {
@@ -79,7 +79,7 @@ def test_is_silent_and_nothing_overlaps(
 def test_every_chart_has_its_marks(browser: Any, files: dict[str, Path], name: str) -> None:
     with opened(browser, files[name], 1280, "light") as (page, heard):
         plots = page.query_selector_all('figure[data-kind="plot"]')
-        assert len(plots) >= 3
+        assert len(plots) == 3 if name == "variants" else len(plots) >= 3
         for plot in plots:
             expected = plot.evaluate(
                 "f => JSON.parse(f.querySelector('script').textContent).data.length"
@@ -108,6 +108,30 @@ def test_timeline_tells_what_a_pass_waited_for(browser: Any, files: dict[str, Pa
         text = "\n".join(said)
         assert "waited" in text and "activations of microbatch 0, from rank 2" in text
         assert "start" in text and "duration" in text
+        assert heard == []
+
+
+def test_timeline_tells_the_slice_and_the_variant(browser: Any, files: dict[str, Path]) -> None:
+    with opened(browser, files["variants"], 1280, "light") as (page, heard):
+        canvas = page.locator("#figure-timelines canvas")
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        said = set()
+        for y in range(6, int(box["height"]) - 30, 7):
+            for x in range(70, int(box["width"]), 40):
+                page.mouse.move(box["x"] + x, box["y"] + y)
+                if page.locator("#tip").is_visible():
+                    said.add(page.locator("#tip").inner_text())
+        text = "\n".join(said)
+        for words in (
+            "unsliced: whole: rank 0 (simulated)",
+            "uniform: 8 × 32: rank 1 (measured)",
+            "forward, stage 0, microbatch 0\n",
+            "backward, stage 1, slice 2 (56 tokens after 200)",
+            "slice 0 (120 tokens, the first)",
+            "activations of slice 0 (32 tokens, the first), from rank 0",
+        ):
+            assert words in text, words
         assert heard == []
 
 

@@ -17,15 +17,12 @@ from reports.page_variants import render_variants
 from reports.sections_slices import is_sliced, slices_section, slowest_stage, stage_slices
 from reports.terminal_variants import finish
 from scenarios.loader import load
-from sim.calibration import calibrate_from_runs
-from sim.comparison import own_costs
-from sim.engine.simpy_engine import simulate
-from sim.measurement import Measurement
 from sim.prediction import predict
 from sim.schedule.actions import Kind
-from sim.variants import VariantsResult, beside, calibration_slicings
+from sim.variants import VariantsResult, beside
 
 SMALL = ("model.layers=4", "model.hidden=64", "model.sequence=256", "model.heads=2")
+"""As in the variants' fixture."""
 GROUPS = (
     "plan.microbatches=null",
     "plan.micro_batch=null",
@@ -50,32 +47,6 @@ def visible(page: str) -> str:
     """The text of a page, without scripts and styles."""
     text = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
     return re.sub(r"<[^>]*>", "", text).replace("\u00a0", " ")
-
-
-def made(scenario: Any, slower: float) -> Measurement:
-    prediction = predict(scenario)
-    costs = own_costs(prediction.timeline)
-    durations = {a: round(slower * d) for a, d in costs.durations.items()}
-    timeline = simulate(prediction.program, replace(costs, durations=durations))
-    return Measurement(
-        scenario=scenario, timelines=(replace(timeline, origin="measured"),), disturbed=(False,)
-    )
-
-
-@pytest.fixture(scope="module")
-def variants() -> VariantsResult:
-    """Variants whose runs are 5 % slower than the device model, predicted from other slicings."""
-    loaded = load("local-terapipe", SMALL)
-    taken = [v.scenario for v in loaded.variants]
-    others = calibration_slicings(taken[0], taken)
-    runs = [
-        made(replace(s, plan=replace(s.plan, slices=(120, 80, 56))), 1.05)
-        if s.plan.slices == "optimal"
-        else made(s, 1.05)
-        for s in taken
-    ]
-    profile = calibrate_from_runs([made(s, 1.05) for s in others])
-    return beside(loaded, loaded.variants, runs, profile)
 
 
 @pytest.fixture(scope="module")
