@@ -298,4 +298,5 @@ def _raw(measurement: Measurement) -> Mapping[str, object]:
 def _label(span: Span) -> str:
     action = span.action
     piece = f"/{action.slice_index}" if action.slice_index else ""
-    return f"{action.stage}{action.kind.value}{piece} {span.lane}"
+    # Without spaces, at which YAML would break a key over two lines.
+    return f"{action.stage}{action.kind.value}{piece}_{span.lane}"

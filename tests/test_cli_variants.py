@@ -107,7 +107,7 @@ def test_validate_tells_what_is_not_measured(
 def test_report_and_calibrate_take_files_of_several_runs(
     capsys: pytest.CaptureFixture[str], measured: Path, tmp_path: Path
 ) -> None:
-    report, profile = tmp_path / "r.html", tmp_path / "p.json"
+    report, profile = tmp_path / "r.html", tmp_path / "p.yaml"
     assert call(capsys, "report", str(measured), "-o", str(report))[0] == 0
     assert "local-terapipe: its variants side by side" in report.read_text()
     assert call(capsys, "calibrate", str(measured), "-o", str(profile))[0] == 0
