@@ -157,7 +157,9 @@ def _fit(samples: Sequence[Sample]) -> tuple[dict[Part, PartTime], list[float]]:
     for sample in samples:
         by_makeup[sample.makeup].append(sample.duration_ns)
     makeups = sorted(by_makeup)
-    columns: list[Part] = ["action", "layer"]
+    # The layer first: where every stage has one, nothing else tells it from the fixed part, and of
+    # columns that are equal the fit takes the first.
+    columns: list[Part] = ["layer", "action"]
     if any(m.embedding for m in makeups):
         columns.append("embedding")
     if any(m.head for m in makeups):
@@ -169,7 +171,7 @@ def _fit(samples: Sequence[Sample]) -> tuple[dict[Part, PartTime], list[float]]:
         weights = np.array([len(by_makeup[m]) for m in makeups]) ** 0.5 / times
         # A weak pull of the fixed part to zero decides what the runs leave open.
         pull = np.zeros((1, len(columns)))
-        pull[0, 0] = 1e-3 / times.mean()
+        pull[0, 1] = 1e-3 / times.mean()
         rows = np.vstack([design * weights[:, None], pull])
         solution, _ = nnls(rows, np.append(times * weights, 0.0))
         return np.asarray(solution)

@@ -9,6 +9,7 @@ import pytest
 
 from scenarios.loader import Loaded, load
 from scenarios.schema import Scenario
+from sim.calibration import calibrate_from_runs
 from sim.comparison import own_costs, pieces_of
 from sim.engine.simpy_engine import simulate
 from sim.measurement import (
@@ -82,6 +83,18 @@ def test_variants_are_found_by_name_and_optimal_is_what_was_measured() -> None:
     other = replace(runs[0], scenario=load("local-terapipe:uniform", ["model.layers=6"]).scenario)
     with pytest.raises(VariantError, match="of another scenario"):
         beside(loaded, loaded.variants, [runs[0], other, runs[2]], None)
+
+
+@pytest.mark.parametrize("layers", [2, 4])
+def test_other_slicings_calibrate_what_predicts_the_variants(layers: int) -> None:
+    """Also where every stage has one layer, which nothing tells from a pass's fixed time."""
+    loaded = load("local-terapipe", [f"model.layers={layers}", "variants.optimal=null"])
+    taken = [v.scenario for v in loaded.variants]
+    others = calibration_slicings(taken[0], taken)
+    profile = calibrate_from_runs([made_run(s, 1.3) for s in others])
+    for case in beside(loaded, loaded.variants, [made_run(s, 1.3) for s in taken], profile).cases:
+        assert case.comparison.calibrated and not case.comparison.in_sample
+        assert abs(case.row.predictive_error) < 0.01
 
 
 def test_only_optimal_is_taken_from_the_measurement() -> None:
@@ -158,7 +171,12 @@ def test_calibration_slicings_are_others_and_cover_the_sequence() -> None:
 
 
 def test_calibration_slicings_divide_by_the_tensor_group() -> None:
-    shape = ("plan.tensor=2", "plan.sequence_parallel=true", "cluster.devices_per_node=4")
+    shape = (
+        "model.heads=4",
+        "plan.tensor=2",
+        "plan.sequence_parallel=true",
+        "cluster.devices_per_node=4",
+    )
     scenario = load("local-terapipe:unsliced", [*shape, "model.sequence=66"]).scenario
     for made in calibration_slicings(scenario, ()):
         tokens = [p.tokens for p in pieces(made)[0]]
