@@ -15,12 +15,15 @@ from executor.joining import under_torchrun
 from executor.launching import run_session
 from executor.session import Assignment, Visit
 from scenarios.loader import Loaded, load
+from scenarios.schema import Scenario
 from sim.calibration import calibrate_from_runs
 from sim.comparison import LoopRow, compare, structural_error
 from sim.cost.profile import Profile, shape_of
 from sim.loop import LoopCase, LoopResult
 from sim.measurement import Measurement, merged
+from sim.planner.search import best_slicing, resolve
 from sim.prediction import predict
+from sim.workload.partition import pieces
 
 _DRAWS = 9
 _FIRST = 3
@@ -118,16 +121,38 @@ def _searched(
     """The judged scenarios, with `slices: optimal` replaced by those that the search finds."""
     if all(item.scenario.plan.slices != "optimal" for item in judged):
         return list(judged)
-    from sim.planner.search import resolve
+    if profile is not None:
+        return [
+            replace(item, scenario=resolve(item.scenario, profile, progress)) for item in judged
+        ]
+    progress("a first calibration, for the search ...")
+    turns, _, _ = _turns(others, 1, progress, at_most=_FIRST)
+    profile = calibrate_from_runs(turns[0])
+    found = []
+    for item in judged:
+        scenario = item.scenario
+        if scenario.plan.slices == "optimal":
+            best = best_slicing(
+                scenario,
+                profile,
+                granularity=_shortest(scenario, others),
+                keep_microbatches=True,
+                progress=progress,
+            )
+            scenario = best.best.scenario
+        found.append(replace(item, scenario=scenario))
+    return found
 
-    if profile is None:
-        progress("a first calibration, for the search ...")
-        turns, _, _ = _turns(others, 1, progress, at_most=_FIRST)
-        profile = calibrate_from_runs(turns[0])
-    return [
-        replace(item, scenario=resolve(item.scenario, profile, progress=progress))
-        for item in judged
-    ]
+
+def _shortest(scenario: Scenario, others: Sequence[Loaded]) -> int:
+    """A granularity at which the search finds no shorter slices than those calibrated on, whose
+    times a short calibration would only guess: it divides the sequence into whole units."""
+    assert scenario.model is not None
+    sequence, plan = scenario.model.sequence, scenario.plan
+    step = plan.tensor if plan.sequence_parallel else 1
+    shortest = min(p.tokens for item in others for cut in pieces(item.scenario) for p in cut)
+    fitting = [g for g in range(step, shortest + 1, step) if sequence % g == 0]
+    return max(fitting, default=step)
 
 
 def _turns(
