@@ -101,13 +101,12 @@ def in_turn(
         position = len(others) + number
         whole = merged([turn[position] for turn in everything])
         cases.append(_judge(item, [turn[position] for turn in turns], profiles, whole))
-    left = len(everything) - len(turns)
     names = ", ".join(item.scenario.name for item in others)
     return LoopResult(
         cases=tuple(cases),
         profile=profiles[-1],
         note=f"calibrated on {names} in each of {len(turns)} rounds, alternating with the judged "
-        f"runs; {pinning}{f'; {left} disturbed rounds left out' if left else ''}{_warning(cases)}",
+        f"runs; {pinning}{_rounds(rounds, len(everything), len(turns))}{_warning(cases)}",
         interrupted=interrupted,
     )
 
@@ -191,6 +190,14 @@ def _turns(
     if not turns:
         raise KeyboardInterrupt
     return turns, session.interrupted, str(session.environment.get("pinning", ""))
+
+
+def _rounds(asked: int, finished: int, calm: int) -> str:
+    """What became of the rounds asked for; empty where all of them count."""
+    text = f"; interrupted after {finished} of {asked} rounds" if finished < asked else ""
+    if calm < finished:
+        text += f"; {finished - calm} of {finished} rounds were disturbed and left out"
+    return text
 
 
 def _calm(

@@ -8,20 +8,24 @@ from pathlib import Path
 import pytest
 
 from executor.commands import CheckResult, UnsupportedPlan
+from executor.launching import SessionResult
 from executor.loop import closed_loop
+from executor.session import Assignment
 from executor.variants import run_variants
 from reports.measured_files import compare_file, compare_variants, keep_variants
 from reports.terminal_variants import finish
 from scenarios.loader import load
 from scenarios.schema import Scenario
-from sim.measurement import read_measurements
+from sim.measurement import Measurement, read_measurements
+from sim.prediction import predict
 from sim.variants import VariantError, slicing_text
 from sim.workload.partition import pieces
 
 TINY = (
     "model.layers=2",
-    "model.hidden=64",
-    "model.sequence=128",
+    "model.heads=2",
+    "model.hidden=128",
+    "model.sequence=512",
     "execution.iterations=2",
     "execution.warmup=1",
     "execution.deadline=30 s",
@@ -43,10 +47,9 @@ def test_variants_are_run_predicted_kept_and_compared(
     assert [case.variant for case in found.cases] == ["unsliced", "uniform", "optimal"]
     assert len(found.errors) == 6
     optimal = found.cases[2].loaded.scenario
-    assert optimal.plan.slices != "optimal" and sum(p.tokens for p in pieces(optimal)[0]) == 128
+    assert optimal.plan.slices != "optimal" and sum(p.tokens for p in pieces(optimal)[0]) == 512
     for case in found.cases:
-        # Structure holds also where the machine is busy; these iterations take milliseconds.
-        assert abs(case.row.structural_error) < 0.1
+        assert abs(case.row.structural_error) < 0.05
         assert len(case.whole.timelines) == 4 and 1 <= case.row.rounds == len(case.rounds_ns)
         assert case.comparison.calibrated and not case.comparison.in_sample
         assert found.checks[case.loaded.scenario.name].passed
@@ -88,6 +91,63 @@ def test_a_closed_loop_takes_the_variants_of_a_scenario() -> None:
     assert "local-terapipe-others:growing" in result.note
     texts = [slicing_text(case.loaded.scenario) for case in result.cases]
     assert texts == ["whole", "8 x 256"]
+
+
+def test_an_interrupted_loop_keeps_its_whole_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped_after = 0
+
+    def session(assignment: Assignment, progress: object) -> SessionResult:
+        found = []
+        for visit in assignment.visits[:stopped_after]:
+            scenario = assignment.scenarios[visit.job]
+            timeline = replace(predict(scenario).timeline, origin="measured", parts={})
+            found.append(
+                Measurement(
+                    scenario=scenario,
+                    timelines=(timeline,) * visit.iterations,
+                    disturbed=(False,) * visit.iterations,
+                )
+            )
+        found[-1] = replace(found[-1], timelines=found[-1].timelines[:1], disturbed=(False,))
+        return SessionResult(
+            measurements=tuple(found), interrupted=True, gradients={}, weights={}, environment={}
+        )
+
+    monkeypatch.setattr("executor.loop.run_session", session)
+    names = (["local-terapipe"], ["local-terapipe-others"], ["variants.optimal=null"])
+    stopped_after = 3 * 7 - 2
+    result = closed_loop(*names, rounds=5)
+    assert result.interrupted and [case.row.rounds for case in result.cases] == [2, 2]
+    assert [len(case.whole.timelines) for case in result.cases] == [4, 4]
+    assert "interrupted after 2 of 5 rounds" in result.note
+    stopped_after = 6
+    with pytest.raises(KeyboardInterrupt):
+        closed_loop(*names, rounds=5)
+
+
+def test_disturbed_rounds_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def session(assignment: Assignment, progress: object) -> SessionResult:
+        found = []
+        for number, visit in enumerate(assignment.visits):
+            scenario = assignment.scenarios[visit.job]
+            timeline = replace(predict(scenario).timeline, origin="measured", parts={})
+            found.append(
+                Measurement(
+                    scenario=scenario,
+                    timelines=(timeline,) * visit.iterations,
+                    disturbed=(number == 9,) * visit.iterations,
+                )
+            )
+        return SessionResult(
+            measurements=tuple(found), interrupted=False, gradients={}, weights={}, environment={}
+        )
+
+    monkeypatch.setattr("executor.loop.run_session", session)
+    overrides = ["variants.optimal=null"]
+    result = closed_loop(["local-terapipe"], ["local-terapipe-others"], overrides, rounds=3)
+    assert [case.row.rounds for case in result.cases] == [2, 2]
+    assert [len(case.whole.timelines) for case in result.cases] == [12, 12]
+    assert "in each of 2 rounds" in result.note and "1 of 3 rounds were disturbed" in result.note
 
 
 def test_what_cannot_be_put_side_by_side_is_said() -> None:
