@@ -18,7 +18,8 @@ from scenarios.loader import Loaded, load
 from scenarios.schema import Scenario
 from sim.calibration import calibrate_from_runs
 from sim.comparison import LoopRow, compare, structural_error
-from sim.cost.profile import Profile, shape_of
+from sim.cost.profile import Profile
+from sim.cost.shapes import shape_of
 from sim.loop import LoopCase, LoopResult
 from sim.measurement import Measurement, merged
 from sim.planner.search import best_slicing, resolve

@@ -30,7 +30,8 @@ from executor.stages import StageRunner
 from executor.transport import make_transport
 from scenarios.schema import Scenario
 from sim.calibration import Makeup, Sample, fit_message_time, fit_parts, thin
-from sim.cost.profile import Pass, Profile, Shape, shape_of
+from sim.cost.profile import Profile
+from sim.cost.shapes import Pass, Shape, shape_of
 from sim.schedule.actions import Action, Kind
 from sim.workload.partition import StagePart
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from scenarios.schema import PRECISION_BYTES, Scenario
 from sim.calibration import Makeup
-from sim.cost.profile import Shape, shape_of
+from sim.cost.shapes import Shape, shape_of
 from sim.workload.partition import group_pieces
 
 LAYERS = (Makeup(1, False, False), Makeup(3, False, False))

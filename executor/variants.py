@@ -8,7 +8,8 @@ from dataclasses import replace
 from executor.commands import CheckResult, UnsupportedPlan, check_against_reference
 from executor.loop import in_turn
 from scenarios.loader import Loaded
-from sim.cost.profile import Profile, shape_of
+from sim.cost.profile import Profile
+from sim.cost.shapes import shape_of
 from sim.loop import LoopResult
 from sim.variants import VariantError, VariantsResult, calibration_slicings, variants_of
 

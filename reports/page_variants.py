@@ -8,7 +8,8 @@ from reports.page import fill
 from reports.sections import Figure, Legend, Section, Tile, legend_of, scenario_section, window_note
 from reports.variant_words import slices_table, variants_json, variants_table, verdict
 from scenarios.schema import Scenario
-from sim.cost.profile import Pass, Profile, family_of, shape_of
+from sim.cost.profile import Profile
+from sim.cost.shapes import Pass, family_of, shape_of
 from sim.cost.slice_fit import PassFit, SliceFit
 from sim.loop import LoopCase
 from sim.prediction import summary

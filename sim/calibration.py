@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from scenarios.schema import PRECISION_BYTES, Scenario
-from sim.cost.profile import MessageTime, Part, PartTime, Pass, Profile, Shape, shape_of, shapes_of
+from sim.cost.profile import MessageTime, Profile
+from sim.cost.shapes import Part, PartTime, Pass, Shape, shape_of, shapes_of
 from sim.measurement import Measurement
 from sim.schedule.actions import RECEIVES, SENDS, Kind
 from sim.schedule.build import build_schedule

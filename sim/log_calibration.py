@@ -66,7 +66,7 @@ def simulated(program: Program, table: CostTable) -> tuple[float, Composition]:
     with without_collector():
         timeline = simulate(program, table)
         path = critical_path(timeline, program)
-        return timeline.iteration_ns, composition_of(path.composition(), path.queued_ns)
+        return timeline.iteration_ns, composition_of(path.composition(), table, path.queued_ns)
 
 
 def calibrate_from_log(

@@ -9,7 +9,8 @@ from typing import cast
 from scenarios import catalogue
 from scenarios.published import PublishedRow, PublishedTable, Unit, load_table
 from scenarios.schema import Scenario
-from sim.cost.profile import Part, Pass, Profile, Source
+from sim.cost.profile import Profile, Source
+from sim.cost.shapes import Part, Pass
 from sim.workload.flops import hardware_flops
 
 

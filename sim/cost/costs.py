@@ -103,7 +103,7 @@ class CostTable:
 
     def cost(self, action: Action) -> Cost:
         """Duration and parts of an action."""
-        return self.costs.get(self._key(action), _FREE)
+        return self.costs.get(self.key(action), _FREE)
 
     def duration_ns(self, action: Action) -> int:
         """See Costs."""
@@ -115,9 +115,10 @@ class CostTable:
 
     def transfer(self, message: Action) -> Transfer:
         """See Costs."""
-        return self.transfers.get(self._key(message), _AT_ONCE)
+        return self.transfers.get(self.key(message), _AT_ONCE)
 
-    def _key(self, action: Action) -> CostKey:
+    def key(self, action: Action) -> CostKey:
+        """Under which the cost of an action is listed."""
         kind, stage, microbatch, slice_index, pipe = action
         if self.variants and microbatch is not None and kind is not Kind.EXCHANGE:
             return CostKey(kind, stage, slice_index, pipe, self.variants[microbatch])

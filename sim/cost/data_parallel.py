@@ -17,7 +17,7 @@ from sim.cost.collectives import all_gather_ns, all_reduce_ns, data_group, reduc
 from sim.cost.costs import Cost
 from sim.cost.modelled import PartTimes, PassTimes, Setup
 from sim.cost.parts import Parts, larger, rounded, summed, total_ns
-from sim.cost.profile import Part, Pass
+from sim.cost.shapes import Part, Pass
 from sim.workload.memory import part_parameters
 from sim.workload.parameters import LAYER_MATRICES, token_table_parameters
 from sim.workload.partition import StagePart

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 from scenarios.schema import Cluster, Scenario
 from sim.cost.collective_runs import CollectivePoint
 from sim.cost.collectives import Group, all_reduce_ns
-from sim.cost.costs import CostKey, CostTable
+from sim.cost.costs import CostTable
 from sim.cost.measured import with_parameters
 from sim.cost.modelled import part_times, setup_of
 from sim.cost.parts import total_ns
 from sim.cost.path import Composition, Simulate
-from sim.cost.profile import Fitted, Part, Pass
+from sim.cost.profile import Fitted
 from sim.cost.runs import Run
+from sim.cost.shapes import Part, Pass
 from sim.cost.table import cost_table
 from sim.schedule.build import build_program
 from sim.schedule.lowering import Program, Step
@@ -148,6 +149,7 @@ class _Prepared:
         self.measured_ns = run.measured_ns
         self.noise = math.hypot(NOISE, run.spread)
         self.program: Program = build_program(run.scenario)
+        self.keys = CostTable(costs={}, variants=run.scenario.plan.variants)
 
     def table(self, values: Mapping[str, float], program: Program | None = None) -> CostTable:
         return cost_table(on_parameters(self.scenario, values), program or self.program)
@@ -156,10 +158,8 @@ class _Prepared:
         """The program without what is not on a path, whose costs the path does not ask for."""
         kept = tuple(
             (action,)
-            for action in self.program.distinct
-            if (key := CostKey(action.kind, action.stage, action.slice_index, action.pipe))
-            in path.costs
-            or key in path.transfers
+            for action in self.program.distinct_in(self.keys.variants)
+            if (key := self.keys.key(action)) in path.costs or key in path.transfers
         )
         others: tuple[tuple[Step, ...], ...] = ((),) * (self.program.num_ranks - 1)
         return replace(self.program, steps=(kept, *others))

@@ -11,17 +11,8 @@ from scenarios.schema import PRECISION_BYTES, Cluster, Efficiency
 from sim.cost.costs import Transfer
 from sim.cost.modelled import PartTimes, PassTimes, Setup, message, part_times
 from sim.cost.parts import Parts, larger, scaled, total_ns
-from sim.cost.profile import (
-    Fitted,
-    MessageTime,
-    Part,
-    PartTime,
-    Pass,
-    Profile,
-    Shape,
-    family_of,
-    shape_of,
-)
+from sim.cost.profile import Fitted, MessageTime, Profile
+from sim.cost.shapes import Part, PartTime, Pass, Shape, family_of, shape_of
 
 if TYPE_CHECKING:
     from sim.cost.slice_fit import SliceFit

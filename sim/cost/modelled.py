@@ -21,7 +21,7 @@ from sim.cost.costs import Category, Transfer
 from sim.cost.device import operation_time, optimizer_ns, traffic_ns
 from sim.cost.links import Network
 from sim.cost.parts import Parts, at_least, larger, summed
-from sim.cost.profile import Part, Pass
+from sim.cost.shapes import Part, Pass
 from sim.workload.memory import updated_parameters
 from sim.workload.operations import (
     FusedAttention,
@@ -35,12 +35,8 @@ from sim.workload.operations import (
 )
 from sim.workload.parameters import sequence_parallel_parameters, token_table_parameters
 from sim.workload.partition import StagePart
-from sim.workload.transformer import (
-    embedding,
-    head,
-    layer,
-    setting_of,
-)
+from sim.workload.setting import setting_of
+from sim.workload.transformer import embedding, head, layer
 
 PassTimes: TypeAlias = Mapping[Pass, Parts]
 PartTimes: TypeAlias = Mapping[Part, PassTimes]

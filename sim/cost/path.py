@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from sim.cost.costs import CostKey, CostTable
-from sim.schedule.actions import FLUSH, RECEIVES, SENDS, Kind
-from sim.schedule.lowering import Program
+from sim.schedule.actions import FLUSH, RECEIVES, SENDS, Action, Kind
+from sim.schedule.lowering import Program, partner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,23 +131,22 @@ def _flush(program: Program, table: CostTable) -> tuple[Counter[CostKey], Counte
 
 
 def composition_of(
-    on_path: Mapping[tuple[str, Kind, int], int], rest_ns: float = 0.0
+    on_path: Mapping[tuple[str, Action], int], table: CostTable, rest_ns: float = 0.0
 ) -> Composition:
-    """A composition from a critical path's counts by (lane kind, kind, stage), where `transfer`
-    counts a message by either of its ends, and `overlapped` a reduction from the end of the pass it
-    follows."""
+    """A composition from a critical path's counts by (lane kind, action), where `transfer` counts a
+    message by either of its ends, and `overlapped` a reduction from the end of the pass it follows.
+
+    table: what the path was found with; it tells which costs are the same.
+    """
     costs: Counter[CostKey] = Counter()
     hidden: Counter[CostKey] = Counter()
     transfers: Counter[CostKey] = Counter()
-    for (lane, kind, stage), times in on_path.items():
-        if lane != "transfer":
-            costs[CostKey(kind, stage)] += times
-            if lane == "overlapped":
-                hidden[CostKey(kind, stage)] += times
-        elif kind in SENDS:
-            transfers[CostKey(kind, stage)] += times
-        elif kind is Kind.RECV_FORWARD:
-            transfers[CostKey(Kind.SEND_FORWARD, stage - 1)] += times
+    for (lane, action), times in on_path.items():
+        if lane == "transfer":
+            sent = partner(action) if action.kind in RECEIVES else action
+            transfers[table.key(sent)] += times
         else:
-            transfers[CostKey(Kind.SEND_BACKWARD, stage + 1)] += times
+            costs[table.key(action)] += times
+            if lane == "overlapped":
+                hidden[table.key(action)] += times
     return Composition(costs=costs, transfers=transfers, hidden=hidden, rest_ns=rest_ns)

@@ -11,43 +11,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal
 
-from scenarios.schema import Precision, Scenario
-from sim.workload.partition import pieces
+from sim.cost.shapes import Part, PartTime, Pass, Shape
+from sim.cost.slice_fit import SliceFit, fit_slices
 
-if TYPE_CHECKING:
-    from sim.cost.slice_fit import SliceFit
-
-Part = Literal["embedding", "layer", "head", "action"]
 Bound = Literal["low", "high"]
 SourceKind = Literal["runs", "published", "collectives"]
-Pass = Literal["forward", "backward", "backward_input", "backward_weight", "optimizer"]
-
-
-class Shape(NamedTuple):
-    """The shape a part was measured in; `tokens` per sequence, after `context` earlier ones."""
-
-    family: str
-    hidden: int
-    heads: int
-    ffn: int
-    vocabulary: int
-    micro_batch: int
-    tokens: int
-    context: int
-    tensor: int
-    precision: Precision
-    recomputation: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartTime:
-    """Measured time of one part in one pass: median, quartiles (ns) and number of samples."""
-
-    median_ns: float
-    quartiles_ns: tuple[float, float]
-    samples: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,47 +90,9 @@ class Profile:
     def slice_fits(self) -> Mapping[Shape, SliceFit]:
         """What slices take, fitted to `times`, by `family_of` a shape; of the families
         in which slices of different tokens were measured."""
-        from sim.cost.slice_fit import fit_slices
-
         return fit_slices(self.times)
 
 
 def same_device(name: str, other: str) -> bool:
     """Whether two devices are of one kind, memory size aside, as A100-SXM4-40GB and -80GB."""
     return re.sub(r"-\d+GB$", "", name) == re.sub(r"-\d+GB$", "", other)
-
-
-def family_of(shape: Shape) -> Shape:
-    """What shapes have in common that differ in batch, tokens and context alone."""
-    return shape._replace(micro_batch=0, tokens=0, context=0)
-
-
-def shapes_of(scenario: Scenario) -> tuple[tuple[Shape, ...], ...]:
-    """The shape of every pass, by microbatch and slice."""
-    return tuple(
-        tuple(
-            shape_of(scenario, piece.tokens, piece.context)._replace(micro_batch=piece.micro_batch)
-            for piece in cut
-        )
-        for cut in pieces(scenario)
-    )
-
-
-def shape_of(scenario: Scenario, tokens: int | None = None, context: int = 0) -> Shape:
-    """The shape in which a scenario's parts run; the whole sequence unless `tokens` is given."""
-    model, plan = scenario.model, scenario.plan
-    if model is None:
-        raise ValueError(f"scenario {scenario.name} has no model")
-    return Shape(
-        family=model.family,
-        hidden=model.hidden,
-        heads=model.heads,
-        ffn=model.ffn,
-        vocabulary=model.vocabulary,
-        micro_batch=plan.micro_batch,
-        tokens=tokens if tokens is not None else model.sequence,
-        context=context,
-        tensor=plan.tensor,
-        precision=plan.precision,
-        recomputation=plan.recomputation,
-    )

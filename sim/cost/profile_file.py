@@ -13,18 +13,8 @@ from ruamel.yaml.error import YAMLError
 
 from scenarios.schema import Precision
 from scenarios.writing import write_whole
-from sim.cost.profile import (
-    Bound,
-    Fitted,
-    MessageTime,
-    Part,
-    PartTime,
-    Pass,
-    Profile,
-    Shape,
-    Source,
-    SourceKind,
-)
+from sim.cost.profile import Bound, Fitted, MessageTime, Profile, Source, SourceKind
+from sim.cost.shapes import Part, PartTime, Pass, Shape
 
 FORMAT = "pipetwin profile 1"
 MAX_BYTES = 64 << 20

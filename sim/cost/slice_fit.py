@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.cost.profile import Part, PartTime, Pass, Shape, family_of
+from sim.cost.shapes import Part, PartTime, Pass, Shape, family_of
 
 Numbers: TypeAlias = NDArray[np.float64]
 Key: TypeAlias = tuple[Part, Pass]

@@ -40,7 +40,8 @@ from sim.cost.modelled import (
     stage_times,
 )
 from sim.cost.parts import Parts, scaled, total_ns
-from sim.cost.profile import Part, Pass, Profile, family_of, shape_of
+from sim.cost.profile import Profile
+from sim.cost.shapes import Part, Pass, family_of, shape_of
 from sim.cost.slice_fit import SliceFit
 from sim.workload.partition import StagePart, partition
 

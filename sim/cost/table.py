@@ -35,7 +35,8 @@ from sim.cost.modelled import (
     tied_reduction,
 )
 from sim.cost.parts import Parts, rounded, total_ns
-from sim.cost.profile import Part, Pass, Profile
+from sim.cost.profile import Profile
+from sim.cost.shapes import Part, Pass
 from sim.schedule.actions import COMPUTE, SENDS, Action, Kind
 from sim.schedule.lowering import Program, partner, tied_ranks
 from sim.workload.memory import rank_parameters, stage_parameters

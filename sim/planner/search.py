@@ -25,7 +25,7 @@ from sim.planner.slicing import NoSplit, Split, best_splitting, frontier, unifor
 from sim.schedule.build import build_program
 from sim.workload.memory import memory_model, peak_bytes, piece_bytes
 from sim.workload.partition import partition
-from sim.workload.transformer import setting_of
+from sim.workload.setting import setting_of
 
 GRANULARITY = 8
 """Tokens in a unit of the search unless given, as in the paper's runs."""

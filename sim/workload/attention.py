@@ -6,13 +6,9 @@ added, a softmax in fp32, and keys and values in a cache as long as the sequence
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sim.workload.operations import FusedAttention, Operation, Product, Traffic
 from sim.workload.parameters import share
-
-if TYPE_CHECKING:
-    from sim.workload.transformer import Setting
+from sim.workload.setting import Setting
 
 
 def attention_core(s: Setting) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:

@@ -9,9 +9,7 @@ from sim.workload.parameters import (
     layer_parameters,
     token_table_parameters,
 )
-from sim.workload.transformer import (
-    Recomputation,
-)
+from sim.workload.setting import Recomputation
 
 
 def model_flops(model: Model, num_sequences: int) -> int:

@@ -23,10 +23,7 @@ from sim.workload.parameters import (
     token_table_parameters,
 )
 from sim.workload.partition import Piece, StagePart, group_pieces, partition
-from sim.workload.transformer import (
-    Setting,
-    setting_of,
-)
+from sim.workload.setting import Setting, setting_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from executor.measure import measure_scenario
 from executor.measure_grid import EVERY, cut, grid_of
 from scenarios.loader import load
 from scenarios.schema import Scenario
-from sim.cost.profile import shape_of, shapes_of
+from sim.cost.shapes import shape_of, shapes_of
 from sim.prediction import predict
 
 TINY = (

@@ -33,8 +33,8 @@ from executor.watchdog import is_alive
 from scenarios.loader import load
 from scenarios.schema import Scenario
 from sim.comparison import structural_error
-from sim.cost.profile import shape_of
 from sim.cost.profile_file import read_profile, write_profile
+from sim.cost.shapes import shape_of
 from sim.measurement import read_measurement
 from sim.prediction import predict
 from sim.schedule.build import build_program, build_schedule

@@ -13,8 +13,9 @@ from sim.comparison import compare
 from sim.cost.costs import ActionCosts, Transfer
 from sim.cost.measured import profiled_optimizer_ns
 from sim.cost.modelled import setup_of
-from sim.cost.profile import Profile, shape_of, shapes_of
+from sim.cost.profile import Profile
 from sim.cost.profile_file import from_data, to_data
+from sim.cost.shapes import shape_of, shapes_of
 from sim.engine.simpy_engine import simulate
 from sim.measurement import Measurement
 from sim.prediction import predict

@@ -14,9 +14,10 @@ from sim.cost.collective_runs import CollectivePoint
 from sim.cost.collectives import Group, all_reduce_ns
 from sim.cost.fit import fit_runs, predict_runs
 from sim.cost.path import closed_form
-from sim.cost.profile import Fitted, MessageTime, PartTime, Profile, Shape
+from sim.cost.profile import Fitted, MessageTime, Profile
 from sim.cost.profile_file import ProfileError, read_profile, write_profile
 from sim.cost.runs import COLUMNS, Run, RunsError, parse_runs, read_runs
+from sim.cost.shapes import PartTime, Shape
 from sim.scores import score
 
 CLUSTER = Cluster(

@@ -10,7 +10,8 @@ import pytest
 from scenarios.loader import load
 from scenarios.schema import Scenario
 from sim.cost.costs import CostKey, CostTable
-from sim.cost.profile import MessageTime, PartTime, Profile, shape_of
+from sim.cost.profile import MessageTime, Profile
+from sim.cost.shapes import PartTime, shape_of
 from sim.cost.slices import SliceTable, slice_table
 from sim.cost.table import cost_table
 from sim.schedule.actions import Action, Kind

@@ -13,7 +13,8 @@ from sim.cost.costs import CostKey, CostTable
 from sim.cost.measured import with_parameters
 from sim.cost.modelled import part_times, setup_of
 from sim.cost.parts import rounded, total_ns
-from sim.cost.profile import Fitted, MessageTime, PartTime, Profile, shape_of
+from sim.cost.profile import Fitted, MessageTime, Profile
+from sim.cost.shapes import PartTime, shape_of
 from sim.cost.table import cost_table
 from sim.schedule.actions import Action, Kind
 from sim.schedule.build import build_program

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,7 +79,7 @@ def replay(schedule: str, p: int, groups: tuple[MicrobatchGroup, ...]) -> Scenar
 def tokens_of(cuts: list[int]) -> tuple[int, ...]:
     """Slices of a sequence of 1000 tokens cut at these places."""
     ends = [0, *sorted(set(cuts)), 1000]
-    return tuple(b - a for a, b in zip(ends, ends[1:], strict=False))
+    return tuple(b - a for a, b in pairwise(ends))
 
 
 @given(

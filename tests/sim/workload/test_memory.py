@@ -20,7 +20,7 @@ from sim.workload.memory import (
     peak_bytes,
 )
 from sim.workload.partition import group_pieces, partition
-from sim.workload.transformer import setting_of
+from sim.workload.setting import setting_of
 
 MODEL = Model(layers=8, hidden=128, heads=4, sequence=64, vocabulary=512)
 

@@ -19,12 +19,8 @@ from sim.workload.operations import (
     flops_of,
 )
 from sim.workload.parameters import layer_parameters
-from sim.workload.transformer import (
-    Setting,
-    embedding,
-    head,
-    layer,
-)
+from sim.workload.setting import Setting
+from sim.workload.transformer import embedding, head, layer
 
 GPT3 = Model(layers=96, hidden=12288, heads=96, sequence=2048, vocabulary=51200)
 SMALL = Model(layers=4, hidden=64, heads=4, sequence=32, vocabulary=512)

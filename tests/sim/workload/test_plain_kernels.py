@@ -10,7 +10,8 @@ from sim.schedule.actions import Kind
 from sim.schedule.build import build_program
 from sim.workload.operations import Product, Traffic, flops_of
 from sim.workload.partition import partition
-from sim.workload.transformer import Setting, layer
+from sim.workload.setting import Setting
+from sim.workload.transformer import layer
 
 MODEL = Model(layers=4, hidden=1024, heads=8, sequence=512, vocabulary=1000)
 FUSED = Setting(model=MODEL, micro_batch=2, tokens=128, context=256, tensor=2)

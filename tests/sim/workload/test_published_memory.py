@@ -10,7 +10,7 @@ import sim.workload.memory as memory
 from scenarios.schema import Model, Plan, Scenario
 from sim.schedule.build import build_schedule
 from sim.workload.memory import memory_model, peak_bytes
-from sim.workload.transformer import Setting, setting_of
+from sim.workload.setting import Setting, setting_of
 
 GB = 10**9
 MODELS = {
