@@ -29,16 +29,16 @@ class CriticalPath:
     queued_ns: int
     overlapped: frozenset[Span] = frozenset()
 
-    def composition(self) -> Counter[tuple[str, Kind, int]]:
-        """How often each (`compute`, `transfer`, `collective` or `overlapped`, kind, stage) is on
-        the path; `overlapped` is a reduction of which the path holds only what is not hidden."""
+    def composition(self) -> Counter[tuple[str, Action]]:
+        """How often each (`compute`, `transfer`, `collective` or `overlapped`, action) is on the
+        path; `overlapped` is a reduction of which the path holds only what is not hidden."""
 
         def name(span: Span) -> str:
             if span in self.overlapped:
                 return "overlapped"
             return span.lane if span.lane in ("compute", "collective") else "transfer"
 
-        return Counter((name(s), s.action.kind, s.action.stage) for s in self.spans)
+        return Counter((name(s), s.action) for s in self.spans)
 
     def time_by_kind(self) -> Counter[str]:
         """Nanoseconds on the path by kind of action; transfers under `transfer`."""

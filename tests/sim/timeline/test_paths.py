@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from scenarios.rules import check
-from scenarios.schema import Cluster, Device, Efficiency, Link, Model, Plan, Scenario
+from scenarios.schema import (
+    Cluster,
+    Device,
+    Efficiency,
+    Link,
+    MicrobatchGroup,
+    Model,
+    Plan,
+    Scenario,
+)
 from sim.comparison import replay
 from sim.cost.path import composition_of
 from sim.cost.table import cost_table
@@ -23,6 +32,11 @@ DEVICE = Device(
     memory_bandwidth=2e12,
     matmul_peak={"fp16": 312e12},
     efficiency=EFFICIENCY,
+)
+GROUPS = (
+    MicrobatchGroup(microbatches=2, micro_batch=3, slices=(100, 300, 112)),
+    MicrobatchGroup(micro_batch=1, slices=2),
+    MicrobatchGroup(micro_batch=2),
 )
 PLANS: dict[str, dict[str, object]] = {
     "plain": {"pipeline": 4, "tensor": 2, "data": 2},
@@ -65,6 +79,34 @@ PLANS: dict[str, dict[str, object]] = {
     "sharded optimizer": {"pipeline": 2, "data": 8, "sharding": "optimizer", "p2p": "blocking"},
     "fully sharded": {"data": 16, "sharding": "full", "recomputation": "full"},
     "across": {"pipeline": 8, "tensor": 2, "placement": "pipeline-tensor-data"},
+    "slices": {
+        "pipeline": 4,
+        "data": 4,
+        "schedule": "terapipe",
+        "slices": (300, 12, 200),
+        "p2p": "blocking",
+    },
+    "slices, overlapped": {
+        "pipeline": 4,
+        "data": 4,
+        "slices": 5,
+        "gradient_reduction": "overlapped",
+        "p2p": "exchange",
+    },
+    "unequal microbatches": {
+        "pipeline": 4,
+        "data": 4,
+        "schedule": "terapipe",
+        "microbatches": None,
+        "microbatch_groups": GROUPS,
+    },
+    "unequal microbatches, overlapped": {
+        "pipeline": 2,
+        "data": 8,
+        "gradient_reduction": "overlapped",
+        "microbatches": None,
+        "microbatch_groups": GROUPS,
+    },
 }
 
 
@@ -92,7 +134,7 @@ def test_the_composition_is_the_time_and_figures_count_it_once(name: str, bandwi
     path = critical_path(timeline, program)
     assert path.spans[0].start_ns == 0
     assert all(a.end_ns <= b.start_ns for a, b in zip(path.spans, path.spans[1:], strict=False))
-    composed = composition_of(path.composition(), path.queued_ns)
+    composed = composition_of(path.composition(), table, path.queued_ns)
     assert composed.time_ns(table) == timeline.iteration_ns
     for rank in figures(timeline, program).ranks:
         assert sum(rank.breakdown_ns.values()) == timeline.iteration_ns
@@ -117,6 +159,6 @@ def test_overlapped_reductions_are_on_the_path_from_the_last_pass_on() -> None:
     (reduction,) = path.overlapped
     cost = table.cost(reduction.action)
     assert 0 < reduction.duration_ns == cost.duration_ns - cost.hidden_ns < cost.duration_ns
-    assert path.composition()["overlapped", Kind.REDUCE_GRADIENTS, 0] == 1
+    assert path.composition()["overlapped", reduction.action] == 1
     before = path.spans[path.spans.index(reduction) - 1]
     assert (before.action.kind, before.end_ns) == (Kind.BACKWARD, reduction.start_ns)

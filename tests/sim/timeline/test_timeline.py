@@ -74,7 +74,9 @@ def test_the_critical_path_of_two_stages() -> None:
     ]
     assert path.queued_ns == 0
     assert path.time_by_kind() == {"forward": 40, "backward": 60, "transfer": 8}
-    assert path.composition()["compute", Kind.FORWARD, 1] == 2
+    counts = path.composition()
+    assert all(counts["compute", Action(Kind.FORWARD, 1, i)] == 1 for i in range(2))
+    assert sum(counts.values()) == len(path.spans)
 
 
 @settings(max_examples=60, deadline=None)
