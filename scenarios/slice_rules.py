@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from scenarios.schema import MicrobatchGroup, Scenario
 
 READS = (
+    "costs",
     "model.family",
     "model.sequence",
     "plan.schedule",
@@ -34,10 +35,17 @@ def find(scenario: Scenario) -> Iterator[tuple[str, str]]:
         asked = [("plan.slices", MicrobatchGroup(slices=2))]
     else:
         asked = [("plan.slices", plan.groups[0])]
+    if plan.slices == "optimal" and (scenario.costs is not None or model is None):
+        yield (
+            "plan.slices",
+            "is `optimal`, but times given outright do not say what other slices take: say how "
+            "many; `slices: 4` would work",
+        )
+        return
     for where, group in asked:
-        if group.slices is None:
-            continue
-        if model is not None and not model.causal:
+        if group.num_slices == 1:
+            yield from _fits(scenario, where, group)
+        elif model is not None and not model.causal:
             yield (
                 where,
                 f"cuts sequences into token slices, which only causal attention allows, and the "
@@ -87,11 +95,11 @@ def _groups(scenario: Scenario) -> Iterator[tuple[str, str]]:
 
 def _fits(scenario: Scenario, where: str, group: MicrobatchGroup) -> Iterator[tuple[str, str]]:
     plan, model = scenario.plan, scenario.model
-    if model is None:
+    if model is None or group.slices is None:
         return
     length, count = model.sequence, group.num_slices
     even = isinstance(group.slices, int)
-    tokens = [length // count] if isinstance(group.slices, int) else list(group.slices or ())
+    tokens = [length // count] if isinstance(group.slices, int) else list(group.slices)
     if even and count > length:
         yield (
             where,

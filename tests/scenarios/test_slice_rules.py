@@ -82,3 +82,21 @@ def test_slices_to_be_found_are_not_there_yet() -> None:
     plan = load("local-2rank", [*BASE, "plan.slices=optimal"]).scenario.plan
     with pytest.raises(SlicesNotFound, match="`pipetwin slice` finds them"):
         _ = plan.groups
+
+
+@pytest.mark.parametrize("without", [("model=null", "cluster=null"), ()], ids=("alone", "model"))
+def test_given_times_leave_nothing_to_search(without: tuple[str, ...]) -> None:
+    settings = [*without, "costs={forward: 10 ms, backward: 20 ms}", "plan.slices=optimal"]
+    with pytest.raises(ScenarioError, match=r"plan\.slices.*`slices: 4` would work"):
+        load("local-2rank", settings)
+    load("local-2rank", [*settings, "plan.slices=4"])
+
+
+@pytest.mark.parametrize("slices", ["1", "[128]"])
+@pytest.mark.parametrize(
+    "settings",
+    [("model.family=bert",), ("plan.schedule=interleaved", "plan.chunks=2")],
+    ids=("bert", "interleaved"),
+)
+def test_one_slice_is_a_whole_microbatch_everywhere(settings: tuple[str, ...], slices: str) -> None:
+    load("local-2rank", [*settings, f"plan.slices={slices}"])
