@@ -46,7 +46,7 @@ from torch.distributed.pipelining import (
 from executor.data import Data
 from executor.joining import RankContext
 from executor.launch import launch
-from executor.pinning import HeldUp
+from executor.pinning import DISTURBED, HeldUp
 from executor.session import Job
 from executor.transport import make_transport
 from scenarios.loader import load
@@ -70,7 +70,6 @@ COMMON = ("plan.optimizer=sgd", "execution.deadline=60 s")
 TOLERANCES = {"fp64": 1e-12, "fp32": 1e-5}
 SIDES = ("torch", "gloo", "mailbox")
 _WARMUP = 3
-_DISTURBED = 0.05
 _FEWEST = 10
 _RESAMPLES = 2000
 
@@ -351,7 +350,7 @@ def _wall_s(turn: Turn) -> float:
 
 
 def _disturbed(run: Run) -> bool:
-    return (run.foreign or 0.0) > _DISTURBED
+    return (run.foreign or 0.0) > DISTURBED
 
 
 def bootstrap(values: Sequence[float]) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from executor.interpreter import IterationRecord, Record
 from executor.mesh import Mesh, Place
+from executor.pinning import DISTURBED
 from executor.session import Assignment, RankResult
 from executor.shards import split_dimension, unshard
 from scenarios.schema import Scenario
@@ -20,8 +21,6 @@ from sim.schedule.actions import RECEIVES, SENDS, Action, Kind, parse_action
 from sim.schedule.build import build_program
 from sim.schedule.lowering import Program, partner, peer
 from sim.timeline.spans import Lane, Span, Timeline
-
-_DISTURBED = 0.05
 
 
 def assemble(
@@ -43,7 +42,7 @@ def assemble(
             records = [r.visits[v][n] for r in results]
             line = mesh.along(mesh.ranks[Place(0, 0, 0)], "pipeline")
             timelines.append(timeline_of(program, [records[rank] for rank in line]))
-            disturbed.append(any((r.foreign or 0.0) > _DISTURBED for r in records))
+            disturbed.append(any((r.foreign or 0.0) > DISTURBED for r in records))
             # The ranks of a tensor group have all the same loss.
             found = [r.loss for r in records if r.loss is not None]
             losses.append(sum(found) / len(found))

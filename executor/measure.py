@@ -9,10 +9,10 @@ the slices before have really left.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from executor.marks import make_marks
 from executor.measure_grid import Grid, Series, grid_of
 from executor.model import DTYPES, StageModule
 from executor.optimizer import Optimizer
+from executor.pinning import DISTURBED, HeldUp
 from executor.stages import StageRunner
 from executor.transport import make_transport
 from scenarios.schema import Scenario
@@ -37,6 +38,8 @@ from sim.workload.partition import StagePart
 
 _WARMUP = 2
 _FEWEST = 4
+Repetition = TypeVar("Repetition")
+_BUSY = 0.5
 """Timed repetitions of what takes long."""
 
 
@@ -85,7 +88,7 @@ def measure_scenario(
         device=cluster.device.name if cluster is not None else found.environment["device"],
         provenance=f"measured on {found.environment['host']} with the shapes of {scenario.name}, "
         f"{scenario.plan.num_devices} ranks busy at once; {found.environment['pinning']}; "
-        f"{len(shapes)} shapes of passes",
+        f"{len(shapes)} shapes of passes; {_disturbed(found.results)}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         software=found.environment["software"],
         host=str(found.environment["host"]),
@@ -99,6 +102,24 @@ def measure_scenario(
         ratios=thin(ratios),
         raw=tuple(_raw(samples, messages, reductions)),
     )
+
+
+def calmest(repetitions: Sequence[tuple[float, Repetition]]) -> list[Repetition]:
+    """Of repetitions with the fraction of their time for which others held them up, the calm ones;
+    at least the calmest few."""
+    ordered = sorted(repetitions, key=lambda repetition: repetition[0])
+    calm = sum(share <= DISTURBED for share, _ in ordered)
+    return [repetition for _, repetition in ordered[: max(_FEWEST, calm)]]
+
+
+def _disturbed(results: Sequence[Mapping[str, int]]) -> str:
+    """How much of the measuring other processes disturbed, and what that means."""
+    repeated = sum(rank["repeated"] for rank in results)
+    disturbed = repeated - sum(rank["calm"] for rank in results)
+    said = f"{disturbed} of {repeated} repetitions disturbed by other processes"
+    if disturbed > _BUSY * repeated:
+        return f"{said}. THE MACHINE WAS BUSY: measure again on a calm one"
+    return f"{said} and left out" if disturbed else said
 
 
 def _medians(
@@ -144,7 +165,7 @@ def rank_main(context: Any, payload: dict[str, Any]) -> dict[str, Any]:
     """Measure the whole grid on one rank; all ranks do the same together."""
     scenario, grid = payload["scenario"], payload["grid"]
     samples: list[Sample] = []
-    done = 0
+    done = repeated = calm = 0
     for series in grid.series:
         for makeup in series.makeups:
             for split in (False, True) if makeup in series.split else (False,):
@@ -153,14 +174,22 @@ def rank_main(context: Any, payload: dict[str, Any]) -> dict[str, Any]:
                     text = f"{series.micro_batch} x {tokens} tokens, {makeup.num_layers} layers"
                     note = f"measured {done} of {grid.num_runs} runs, now {text} ..."
                     context.store.set(PROGRESS_KEY, note)
-                samples += _Run(scenario, series, makeup, split, context).samples(grid)
+                run = _Run(scenario, series, makeup, split, context)
+                samples += run.samples(grid)
+                repeated, calm = repeated + run.repeated, calm + run.calm
                 done += 1
     messages: list[tuple[int, tuple[int, ...]]] = []
     reductions: list[tuple[int, tuple[int, ...]]] = []
     if context.num_ranks > 1:
         messages = _messages(scenario, grid, context)
         reductions = _all_reduces(grid, context)
-    return {"samples": samples, "messages": messages, "all_reduces": reductions}
+    return {
+        "samples": samples,
+        "messages": messages,
+        "all_reduces": reductions,
+        "repeated": repeated,
+        "calm": calm,
+    }
 
 
 class _Run:
@@ -216,9 +245,11 @@ class _Run:
             for activation in self.activations
         ]
         self.marks = make_marks(device)
+        self.repeated = self.calm = 0
 
     def samples(self, grid: Grid) -> list[Sample]:
-        """Times of the passes, each rank's as often as all others' at the same time."""
+        """Times of the passes, each rank's as often as all others' at the same time, without the
+        repetitions that other processes disturbed (but for the calmest few)."""
         if self.context.num_ranks > 1:
             dist.barrier()
         gc.collect()
@@ -232,15 +263,20 @@ class _Run:
         self.marks.settle()
         took_s = self._slowest((self.marks.read(end) - self.marks.read(start)) / 1e9)
         wanted = int(grid.seconds / grid.num_runs / max(took_s, 1e-9))
-        pending = []
+        timed = []
         for _ in range(min(grid.repetitions, max(_FEWEST, wanted))):
-            pending += self._repeat()
+            held_up = HeldUp()
+            passes = self._repeat()
+            timed.append((held_up.share() or 0.0, passes))
         gc.enable()
         self.marks.settle()
+        self.repeated = len(timed)
+        self.calm = sum(share <= DISTURBED for share, _ in timed)
         read = self.marks.read
         return [
             Sample(shape, pass_, self.makeup, max(1, read(end) - read(start)))
-            for shape, pass_, start, end in pending
+            for passes in calmest(timed)
+            for shape, pass_, start, end in passes
         ]
 
     def _slowest(self, seconds: float) -> float:

@@ -51,6 +51,10 @@ def _pin(local_rank: int, num_local_ranks: int) -> Pinning:
     return Pinning(core=core, num_cores=len(cores), note=note)
 
 
+DISTURBED = 0.05
+"""Fraction of its time for which others held a thread up, above which it counts as disturbed."""
+
+
 class HeldUp:
     """How much of the time from its making on the calling thread was held up by other processes.
 

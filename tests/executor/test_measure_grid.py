@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor.measure import measure_scenario
+from executor.measure import calmest, measure_scenario
 from executor.measure_grid import EVERY, cut, grid_of
 from scenarios.loader import load
 from scenarios.schema import Scenario
@@ -100,3 +100,11 @@ def test_slices_are_really_measured_and_predict_others() -> None:
     assert fit.passes["layer", "forward"].terms and fit.median_error is not None
     other = predict(scenario("plan.slices=[90,38]", "plan.schedule=terapipe"), profile)
     assert any("left out" in what for what, _ in other.costs.assumed)
+
+
+def test_disturbed_repetitions_are_left_out_but_for_the_calmest_few() -> None:
+    calm = [(0.0, "a"), (0.3, "b"), (0.04, "c"), (0.01, "d"), (0.02, "e"), (0.06, "f")]
+    assert calmest(calm) == ["a", "d", "e", "c"]
+    busy = [(0.9, "a"), (0.3, "b"), (0.4, "c"), (0.01, "d"), (0.2, "e"), (0.6, "f")]
+    assert calmest(busy) == ["d", "e", "b", "c"]
+    assert len(calmest([(0.0, str(n)) for n in range(9)])) == 9
