@@ -99,8 +99,7 @@ def scenario_check(*scenario: str, set: Overrides | None = None) -> int:
 
     if not scenario:
         raise files.InputError("give at least one scenario or file to check")
-    check_all(scenario, set or ())
-    console.show_text(f"{len(scenario)} checked, no problems")
+    console.show_text(check_all(scenario, set or ()))
     return 0
 
 

@@ -10,13 +10,15 @@ from scenarios.loader import check_partial, load
 from scenarios.published import load_table
 
 
-def check_all(names: Sequence[str], overrides: Sequence[str] = ()) -> None:
-    """Check scenarios, published tables, and parts of scenarios (models, clusters, devices).
+def check_all(names: Sequence[str], overrides: Sequence[str] = ()) -> str:
+    """Check scenarios with their variants, published tables, and parts of scenarios (models,
+    clusters, devices); what was checked, in words.
 
     Raises ScenarioError with every problem of every one.
     """
     kinds = {entry.name: entry.kind for entry in catalogue()}
     problems: list[Problem] = []
+    variants: list[str] = []
     for name in names:
         try:
             entry = full_name(name)
@@ -25,8 +27,11 @@ def check_all(names: Sequence[str], overrides: Sequence[str] = ()) -> None:
             elif kinds.get(entry, "scenario") != "scenario":
                 check_partial(name, overrides)
             else:
-                load(name, overrides)
+                loaded = load(name, overrides)
+                variants += [variant.scenario.name for variant in loaded.variants]
         except ScenarioError as error:
             problems += error.problems
     if problems:
         raise ScenarioError(problems)
+    also = f", and the variants {', '.join(variants)}" if variants else ""
+    return f"{len(names)} checked{also}, no problems"
