@@ -35,7 +35,7 @@ def show_slicing(found: SlicingResult, scenario: Scenario, *, as_json: bool) -> 
     )
     if not best.fits:
         out.print(
-            Text("no candidate fits in memory: the fastest of all is shown", style="bold red")
+            Text("no candidate fits in memory: the one that needs least is shown", style="bold red")
         )
     out.print(_table(found))
     out.print(_explained(found))
@@ -104,6 +104,11 @@ def _explained(found: SlicingResult) -> str:
     tried = plural(len(found.candidates), "candidate")
     if best is formula:
         return f"The formula's own choice is also the fastest of {tried} simulated."
+    if not best.fits:
+        return (
+            f"None of {tried} simulated fits; more tensor or pipeline ranks, or recomputation, "
+            "would help."
+        )
     if not formula.fits:
         return f"The formula's choice does not fit in memory; of {tried} simulated this one does."
     lost = formula.iteration_ns / best.iteration_ns - 1

@@ -111,12 +111,10 @@ def _check(scenario: Scenario, setup: Setup, granularity: int, max_batch: int) -
     sequence, plan = setup.model.sequence, setup.plan
     if scenario.costs is not None:
         raise ValueError("its costs are given, which do not say what a slice takes: leave them out")
-    if granularity < 1 or max_batch < 1:
-        raise ValueError(
-            f"granularity and max_batch are {granularity} and {max_batch}: both must be 1 or more"
-        )
+    if max_batch < 1:
+        raise ValueError(f"max_batch is {max_batch}, but must be 1 or more")
     step = plan.tensor if plan.sequence_parallel else 1
-    if sequence % granularity or granularity % step:
+    if granularity < 1 or sequence % granularity or granularity % step:
         works = [g for g in range(step, sequence + 1, step) if sequence % g == 0]
         nearest = min(works, key=lambda g: (abs(g - granularity), g), default=None)
         raise ValueError(

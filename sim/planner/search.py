@@ -21,18 +21,19 @@ from sim.cost.profile import Profile
 from sim.cost.slices import SliceTable, slice_table
 from sim.cost.table import cost_table
 from sim.engine.simpy_engine import simulate
+from sim.planner.room import fitting_slices
 from sim.planner.slicing import NoSplit, Split, best_splitting, frontier, uniform_slices
 from sim.schedule.build import build_program
-from sim.workload.memory import memory_model, peak_bytes, piece_bytes
-from sim.workload.partition import partition
-from sim.workload.setting import setting_of
+from sim.workload.memory import memory_model, peak_bytes
 
 GRANULARITY = 8
 """Tokens in a unit of the search unless given, as in the paper's runs."""
 SIMULATIONS = 40
 """Candidates that are simulated unless given."""
+FEWEST_SIMULATIONS = 4
 CHANGED = tuple(f"plan.{name}" for name in ("micro_batch", "microbatches", "slices", "schedule"))
 """Fields of a scenario that its slicing sets."""
+_MOST_UNITS = 1024
 _FRONTIER = 6
 _APART = 0.02
 
@@ -72,7 +73,7 @@ class Candidate:
 class SlicingResult:
     """What the search found.
 
-    candidates: all that were simulated, those that fit first, then by time.
+    candidates: all that were simulated: those that fit, by time, then by what they need too much.
     formula: the candidate that the formula chose; whole: the scenario's microbatches unsliced.
     other_order: the best candidate's slices in the other order (1F1B for TeraPipe's and GPipe's,
     TeraPipe's for 1F1B).
@@ -88,7 +89,7 @@ class SlicingResult:
 
     @property
     def best(self) -> Candidate:
-        """The fastest candidate of those that fit; the fastest of all where none does."""
+        """The fastest candidate of those that fit; where none does, the one that needs least."""
         return self.candidates[0]
 
 
@@ -125,7 +126,7 @@ def best_slicing(
     granularity: tokens in a unit; slices are whole units. keep_microbatches: cut tokens only, the
     microbatches stay as the plan has them (else the batch is cut as well, which the paper calls the
     joint search). memory_bytes: cap on a device's memory, the device's own unless given.
-    simulations: how many candidates to simulate at most, at least 4.
+    simulations: about how many candidates to simulate, at least 4.
     Raises CannotSlice for a scenario without a model, not causal, or where no split fits.
     """
     scenario = _ready(scenario)
@@ -138,12 +139,10 @@ def best_slicing(
             f"{scenario.name} has microbatches of {sorted(sizes)} sequences, which are cut alike "
             "only where they are alike: leave --keep-microbatches out"
         )
-    step = plan.tensor if plan.sequence_parallel else 1
-    if granularity % step:
+    if simulations < FEWEST_SIMULATIONS:
         raise CannotSlice(
-            f"{scenario.name}: sequence parallelism shares every slice out over tensor {step}, so "
-            f"that a unit must be a multiple of it, not {granularity} tokens; "
-            f"--granularity {-(-granularity // step) * step} would work"
+            f"{simulations} simulations are too few to compare with one another; "
+            f"{FEWEST_SIMULATIONS} would work"
         )
     largest = max(sizes) if keep_microbatches else sequences
     progress(f"costs of slices of up to {largest} x {model.sequence} tokens ...")
@@ -152,7 +151,7 @@ def best_slicing(
     except ValueError as error:
         raise CannotSlice(f"{scenario.name}: {error}") from error
     simulator = _Simulator(scenario, profile, table, memory_bytes)
-    allowed = _allowed(scenario, table, simulator.capacity)
+    allowed = fitting_slices(scenario, table, simulator.capacity)
     if keep_microbatches:
         allowed[[b for b in range(len(allowed)) if b not in sizes]] = False
     units = model.sequence // granularity
@@ -173,6 +172,8 @@ def best_slicing(
             "weights; more tensor or pipeline ranks, or recomputation, would help"
         ) from error
     formula = simulator.add("formula", _grouped(best.microbatches, granularity))
+    if not formula.fits and not keep_microbatches:
+        _add_smaller(simulator, formula, allowed, sequences)
     whole = simulator.add("unsliced", _unsliced(plan.groups))
     for other in others:
         simulator.add("formula, near the best", _grouped(other.microbatches, granularity))
@@ -206,14 +207,30 @@ def resolve(
     microbatches; any other scenario as it is."""
     if scenario.plan.slices != "optimal":
         return scenario
-    granularity = GRANULARITY
-    assert scenario.model is not None, "scenarios.slice_rules asks for it"
-    while scenario.model.sequence % granularity:
-        granularity //= 2
     found = best_slicing(
-        scenario, profile, granularity=granularity, keep_microbatches=True, progress=progress
+        scenario,
+        profile,
+        granularity=_granularity(scenario),
+        keep_microbatches=True,
+        progress=progress,
     )
     return found.best.scenario
+
+
+def _granularity(scenario: Scenario) -> int:
+    """Tokens in a unit where nobody gives them: of those that make a sequence at most 1024 whole
+    units, which sequence parallelism can share out, as many as in the paper, or nearly."""
+    model, plan = scenario.model, scenario.plan
+    assert model is not None, "scenarios.slice_rules asks for it"
+    step, length = plan.tensor if plan.sequence_parallel else 1, model.sequence
+    whole = [g for g in range(step, length + 1, step) if length % g == 0]
+    fitting = [g for g in whole if length // g <= _MOST_UNITS]
+    if fitting == [length] and length > GRANULARITY:
+        raise CannotSlice(
+            f"{scenario.name} has sequences of {length} tokens, which divide into no equal units "
+            f"to search: `model.sequence={length // 64 * 64 or 64}` would work"
+        )
+    return min(fitting, key=lambda g: (abs(g - GRANULARITY), g))
 
 
 def _ready(scenario: Scenario) -> Scenario:
@@ -279,12 +296,17 @@ class _Simulator:
             )
         return self._found[key]
 
+    def rank(self, candidate: Candidate) -> tuple[int, int]:
+        """What is less is better: the memory that is missing, then the time."""
+        missing = 0 if candidate.fits else (candidate.peak_bytes or 0) - self.capacity
+        return missing, candidate.iteration_ns
+
     def ranked(self) -> tuple[Candidate, ...]:
-        """All candidates: those that fit first, then by time, then by fewest slices."""
+        """All candidates, the best first; of equal ones the one of fewest slices."""
         return tuple(
             sorted(
                 self._found.values(),
-                key=lambda c: (not c.fits, c.iteration_ns, c.num_slices, str(c.groups)),
+                key=lambda c: (*self.rank(c), c.num_slices, str(c.groups)),
             )
         )
 
@@ -338,6 +360,25 @@ def _even(
         count *= 2
 
 
+def _add_smaller(
+    simulator: _Simulator, formula: Candidate, allowed: NDArray[np.bool_], sequences: int
+) -> None:
+    """The formula's choices from smaller and smaller microbatches, until one fits in memory."""
+    table, stages = simulator.table, simulator.scenario.plan.num_stages
+    allowed = allowed.copy()
+    most = max(group.micro_batch for group in formula.groups) // 2
+    while most:
+        allowed[most + 1 :] = False
+        try:
+            best = best_splitting(table.times, sequences, stages, allowed=allowed)
+        except NoSplit:
+            return
+        how = f"formula, microbatches of at most {most}"
+        if simulator.add(how, _grouped(best.microbatches, table.granularity)).fits:
+            return
+        most //= 2
+
+
 def _descend(
     simulator: _Simulator, granularity: int, simulations: int, progress: Callable[[str], None]
 ) -> None:
@@ -350,7 +391,7 @@ def _descend(
             if simulator.num_tried >= simulations:
                 return
             found = simulator.add("around the best", groups)
-            if (not found.fits, found.iteration_ns) < (not best.fits, best.iteration_ns):
+            if simulator.rank(found) < simulator.rank(best):
                 step += 1
                 progress(f"improvement {step}: {found.iteration_ns / 1e6:,.1f} ms ...")
                 break
@@ -384,38 +425,3 @@ def _moves(tokens: tuple[int, ...], granularity: int) -> Iterator[tuple[int, ...
         first = whole // (2 * granularity) * granularity
         if first:
             yield (*tokens[:i], first, whole - first, *tokens[i + 1 :])
-
-
-def _allowed(scenario: Scenario, table: SliceTable, capacity: int) -> NDArray[np.bool_]:
-    """Which slices fit in memory by themselves, beside weights and optimizer state, on every stage;
-    whether all that are in flight together do is checked on whole candidates.
-
-    Sizes grow with tokens and with context, so that the largest context that fits is bisected.
-    """
-    allowed = np.ones(table.times.shape, dtype=np.bool_)
-    parts = partition(scenario)
-    memory = memory_model(scenario, build_program(scenario))
-    assert memory is not None, "a scenario with a model has one"
-    # Message buffers are as large as the slices, which are not known yet.
-    held = [{**kinds, "message_buffers": 0} for kinds in memory.static]
-    room = capacity - max(sum(kinds.values()) for kinds in held)
-    ends = {(p.num_layers, p.embedding, p.head): p for p in parts}.values()
-    units = table.times.shape[2]
-
-    def fits(batch: int, length: int, context: int) -> bool:
-        unit = table.granularity
-        setting = replace(setting_of(scenario, length * unit, context * unit), micro_batch=batch)
-        return all(piece_bytes(part, setting, scenario) <= room for part in ends)
-
-    for batch in range(1, len(allowed)):
-        if fits(batch, units, 0):
-            continue
-        for length in range(1, units + 1):
-            low, high = -1, units - length
-            if fits(batch, length, high):
-                continue
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (middle, high) if fits(batch, length, middle) else (low, middle)
-            allowed[batch, length, high:] = False
-    return allowed

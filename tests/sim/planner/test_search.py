@@ -16,7 +16,9 @@ from sim.planner.search import (
     with_slices,
 )
 from sim.prediction import predict
+from sim.workload.partition import pieces
 
+WIDE = ("plan.tensor=16", "model.heads=16", "cluster.devices_per_node=32")
 LONG = ("plan.schedule=terapipe", "plan.microbatches=1", "plan.micro_batch=4")
 
 
@@ -77,6 +79,77 @@ def test_what_does_not_fit_is_not_the_answer() -> None:
     assert capped.best.iteration_ns >= free.best.iteration_ns
 
 
+def test_a_cap_at_the_best_s_own_peak_takes_nothing_away() -> None:
+    """The rank with most weights is not the one with the head's large activations."""
+    uneven = scenario(
+        "model.layers=24",
+        "plan.layers_per_stage=[23, 1]",
+        "model.vocabulary=50000",
+        "model.hidden=256",
+        "plan.recomputation=full",
+        "plan.micro_batch=8",
+    )
+    free = best_slicing(uneven, simulations=8, keep_microbatches=True)
+    cap = free.best.peak_bytes
+    capped = best_slicing(uneven, simulations=8, keep_microbatches=True, memory_bytes=cap)
+    assert capped.best.fits and capped.best.groups == free.best.groups
+
+
+def test_smaller_microbatches_are_tried_where_memory_is_short() -> None:
+    whole = scenario(
+        "plan.schedule=1f1b",
+        "plan.microbatches=32",
+        "plan.micro_batch=2",
+        "model.vocabulary=20000",
+    )
+    free = best_slicing(whole, simulations=8)
+    cap = min(c.peak_bytes for c in free.candidates if c.peak_bytes is not None) - 1
+    capped = best_slicing(whole, simulations=8, memory_bytes=cap)
+    assert capped.best.fits and not capped.formula.fits
+    assert capped.best.groups[0].micro_batch == 1
+
+
+def test_where_nothing_fits_the_one_that_needs_least_comes_first() -> None:
+    whole = scenario("plan.microbatches=4", "plan.micro_batch=1")
+    free = best_slicing(whole, simulations=16)
+    cap = min(c.peak_bytes for c in free.candidates if c.peak_bytes is not None) - (1 << 20)
+    capped = best_slicing(whole, simulations=16, memory_bytes=cap)
+    peaks = [c.peak_bytes for c in capped.candidates if c.peak_bytes is not None]
+    assert not capped.best.fits and capped.best.peak_bytes == min(peaks) < max(peaks)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "unit"),
+    [
+        ("local-2rank", ("model.sequence=126",), 7),
+        ("local-2rank", ("model.sequence=127",), 1),
+        ("local-2rank", ("model.sequence=2046",), 6),
+        ("local-sp2-pp2", ("model.sequence=132",), 6),
+        ("local-sp2-pp2", (*WIDE, "model.sequence=96"), 16),
+    ],
+)
+def test_optimal_slices_are_searched_in_units_that_divide(
+    name: str, settings: tuple[str, ...], unit: int
+) -> None:
+    """And that sequence parallelism shares out; about as long as the paper's, not too many."""
+    asked = scenario("plan.slices=optimal", *settings, name=name)
+    assert asked.model is not None
+    done = resolve(asked)
+    (cut,) = set(pieces(done))
+    assert sum(piece.tokens for piece in cut) == asked.model.sequence
+    assert all(piece.tokens % unit == 0 for piece in cut)
+
+
+def test_a_sequence_without_divisors_is_told() -> None:
+    with pytest.raises(CannotSlice, match=r"`model\.sequence=4096` would work"):
+        resolve(scenario("plan.slices=optimal", "model.sequence=4099"))
+
+
+def test_too_few_simulations_are_told() -> None:
+    with pytest.raises(CannotSlice, match=r"0 simulations .*; 4 would work"):
+        best_slicing(scenario(), simulations=0)
+
+
 def test_where_nothing_fits_the_message_says_so() -> None:
     with pytest.raises(CannotSlice, match="no slice of 8 tokens or more fits in memory"):
         best_slicing(scenario(), memory_bytes=1 << 20)
@@ -102,7 +175,7 @@ def test_replays_cannot_be_searched() -> None:
 
 def test_sequence_parallelism_asks_for_units_that_divide() -> None:
     shared = scenario(name="local-sp2-pp2")
-    with pytest.raises(CannotSlice, match="--granularity 2 would work"):
+    with pytest.raises(CannotSlice, match="tensor 2, for sequence parallelism; 2 would work"):
         best_slicing(shared, granularity=1)
     result = best_slicing(shared, granularity=2, simulations=4)
     assert result.best.fits
