@@ -45,11 +45,13 @@ def size_in_bytes(text: str, option: str) -> int | None:
 def write_scenario(
     path: Path, loaded: Loaded, scenario: Scenario, changed: tuple[str, ...], *, force: bool
 ) -> None:
-    """Write a scenario made from a loaded one, with everything resolved, as a YAML file.
+    """Write a scenario made from a loaded one, with everything resolved, as a YAML file; without
+    the loaded one's variants, which would set the same fields otherwise.
 
     changed: dotted fields that are no longer where the loaded one had them from.
     """
     here = Origin(file=str(path), line=None, column=None)
     origins = {**loaded.origins, **dict.fromkeys(changed, here)}
-    text = resolved_yaml(replace(loaded, scenario=scenario, origins=origins))
+    alone = replace(scenario, variants={})
+    text = resolved_yaml(replace(loaded, scenario=alone, origins=origins))
     write_whole(path, text, force=force)

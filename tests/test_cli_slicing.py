@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import pipetwin
+from scenarios.loader import load
 
 SCENARIO = ("local-2rank", "--set", "plan.schedule=terapipe", "--simulations", "5")
 
@@ -23,6 +24,22 @@ def test_slice_tells_the_answer_and_how_to_use_it(capsys: pytest.CaptureFixture[
     assert code == 0
     assert "times as fast as" in out and "unsliced" in out and "formula: sum t" in out
     assert "use it: --set 'plan.slices=" in out
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_slice_writes_of_a_scenario_with_variants_is_the_slicing_found(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, batch: int
+) -> None:
+    """The variants cut the batch otherwise, and cannot where microbatches are unequal."""
+    file = tmp_path / "best.yaml"
+    scenario = ("local-terapipe", "--set", f"plan.microbatches={batch}", "--simulations", "4")
+    code, out, _ = run(capsys, "slice", *scenario, "--json", "-o", str(file))
+    found = json.loads(out)
+    assert code == 0 and len(found["best"]["microbatches"]) == min(batch, 2)
+    code, out, _ = run(capsys, "simulate", str(file), "--json")
+    assert code == 0
+    assert json.loads(out)["iteration_s"] == found["best"]["iteration_s"]
+    assert not load(str(file)).variants
 
 
 def test_slice_writes_json_and_a_scenario_that_simulates_the_same(
