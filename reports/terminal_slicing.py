@@ -47,7 +47,8 @@ def show_slicing(found: SlicingResult, scenario: Scenario, *, as_json: bool) -> 
     )
     if found.table.fit is not None:
         out.print(str(found.table.fit))
-    out.print(f"use it: --set {_setting(best)}")
+    setting = _setting(best, scenario)
+    out.print(f"use it: {setting}" if setting else "the scenario is cut so already")
 
 
 def described(groups: Sequence[MicrobatchGroup]) -> str:
@@ -118,22 +119,24 @@ def _explained(found: SlicingResult) -> str:
     )
 
 
-def _setting(best: Candidate) -> str:
-    """The overrides that give the best slicing."""
-    plan = best.scenario.plan
-    if plan.microbatch_groups is not None:
-        inner = (
-            f"{{microbatches: {g.microbatches}, micro_batch: {g.micro_batch}"
-            + (f", slices: {list(g.slices)}" if isinstance(g.slices, tuple) else "")
-            + "}"
-            for g in plan.microbatch_groups
-        )
-        return f"'plan.microbatch_groups=[{', '.join(inner)}]' --set plan.microbatches=null"
-    slices = list(plan.slices) if isinstance(plan.slices, tuple) else 1
-    return (
-        f"'plan.slices={slices}' --set plan.micro_batch={plan.micro_batch} "
-        f"--set plan.microbatches={plan.microbatches}"
-    )
+def _setting(best: Candidate, scenario: Scenario) -> str:
+    """The overrides that give a scenario its best slicing."""
+    names = ("slices", "microbatch_groups", "micro_batch", "microbatches")
+    changed = {
+        name: getattr(best.scenario.plan, name)
+        for name in names
+        if getattr(best.scenario.plan, name) != getattr(scenario.plan, name)
+    }
+    return " ".join(f"--set 'plan.{name}={_value(value)}'" for name, value in changed.items())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, MicrobatchGroup):
+        cut = f", slices: {_value(value.slices)}" if value.slices is not None else ""
+        return f"{{microbatches: {value.microbatches}, micro_batch: {value.micro_batch}{cut}}}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return "null" if value is None else str(value)
 
 
 def slicing_json(found: SlicingResult, scenario: Scenario) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,41 @@ def test_what_slice_writes_of_a_scenario_with_variants_is_the_slicing_found(
     assert code == 0
     assert json.loads(out)["iteration_s"] == found["best"]["iteration_s"]
     assert not load(str(file)).variants
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        SCENARIO,
+        (*SCENARIO, "--set", "plan.slices=8"),
+        ("local-2rank", "--simulations", "4"),
+        ("local-2rank", "--simulations", "4", "--granularity", "128"),
+        (
+            *("local-2rank", "--simulations", "4"),
+            *("--set", "plan.microbatches=null", "--set", "plan.global_batch=16"),
+        ),
+        (
+            *("local-2rank", "--simulations", "4", "--set", "plan.micro_batch=1"),
+            *("--set", "plan.microbatches=null"),
+            *("--set", "plan.microbatch_groups=[{microbatches: 2, micro_batch: 7}, {}]"),
+        ),
+    ],
+)
+def test_what_slice_tells_to_set_gives_what_it_found(
+    capsys: pytest.CaptureFixture[str], scenario: tuple[str, ...]
+) -> None:
+    """Whatever the scenario itself says of its batch, or earlier settings do."""
+    code, out, _ = run(capsys, "slice", *scenario)
+    assert code == 0
+    text, _, setting = " ".join(out.split()).partition("use it: ")
+    assert setting or text.endswith("the scenario is cut so already")
+    _, out, _ = run(capsys, "slice", *scenario, "--json")
+    best = json.loads(out)["best"]["iteration_s"]
+    name, *options = scenario
+    kept = [o for i, o in enumerate(options) if "--set" in (o, options[i - 1])]
+    code, out, err = run(capsys, "simulate", name, *kept, *shlex.split(setting), "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["iteration_s"] == best
 
 
 def test_slice_writes_json_and_a_scenario_that_simulates_the_same(
