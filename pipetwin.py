@@ -299,7 +299,8 @@ def run(
     Parameters
     ----------
     scenario
-        A catalogue name or a YAML file; its pipeline's degree is the number of ranks.
+        A catalogue name or a YAML file, one variant of it as local-terapipe:uniform; a process a
+        rank (tensor x pipeline x data).
     output
         Keep the measured timelines in this file, for `validate`, `calibrate` and `report`.
     check

@@ -115,7 +115,11 @@ def schedule(
     has 3, its stages are ranks x chunks; `terapipe:4` cuts microbatches into 4 token slices, as
     `1f1b:4` and `gpipe:4` do."""
     kind, _, number = name.partition(":")
-    named = kind in (*GENERATORS, "interleaved") and (not number or number.isdecimal())
+    generated = kind in (*GENERATORS, "interleaved")
+    named = generated and (not number or number.isdecimal())
+    if generated and not named:
+        part = "chunks a rank" if kind == "interleaved" else "token slices"
+        raise InputError(f"{name}: `{number}` is no number of {part}: {kind}:4 would work")
     if not named and (stages or microbatches):
         raise InputError(
             f"--stages and --microbatches go with a schedule's name ({_schedule_names()}); "

@@ -44,7 +44,10 @@ Microbatches = Annotated[
 ]
 ProfileFile = Annotated[
     Path | None,
-    Parameter(help="Take times from this profile (of `measure` or `calibrate`, or a100-80gb)."),
+    Parameter(
+        help="Take times from this profile: a file of `measure` or `calibrate`, or one that comes "
+        "along, a100-80gb or v100-16gb."
+    ),
 ]
 Granularity = Annotated[
     int, Parameter(help="Tokens in a unit of the search: slices are whole units.")
@@ -57,7 +60,7 @@ MemoryCap = Annotated[
     str,
     Parameter(name="--memory", help="Cap on a device's memory, as '14 GiB'; its own unless given."),
 ]
-Simulations = Annotated[int, Parameter(help="At most so many candidates are simulated.")]
+Simulations = Annotated[int, Parameter(help="About so many candidates are simulated, at least 4.")]
 Runs = Annotated[Path | None, Parameter(help="A CSV of whole-iteration times.")]
 Folds = Annotated[int, Parameter(help="Also cross-validate on --runs, in so many folds.")]
 FoldBy = Annotated[

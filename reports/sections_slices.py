@@ -158,5 +158,6 @@ def _formula(prediction: Prediction, slices: list[SliceTime]) -> list[str]:
         f"draining {words.plural(stages, 'stage')} adds {again}: "
         f"{words.duration(formula)} in all (arXiv 2102.07988, section 3.3).",
         f"The simulation gives {words.duration(simulated)}, with messages, unequal stages, the "
-        f"order of the schedule, optimizer and reductions.{cut}",
+        f"order of the schedule, optimizer and reductions. (The formula's times of `pipetwin "
+        f"slice` hold the messages, too.){cut}",
     ]

@@ -136,7 +136,7 @@ def show_schedule(schedule: Schedule) -> None:
     out.print(
         f"{schedule.name}: {schedule.num_stages} stages on {schedule.num_ranks} ranks, "
         f"{schedule.num_microbatches} microbatches; {total} units of time, bubble {bubble:.1%} "
-        f"(F 1 unit, B 2, messages free{'; 5F3 is F3 of stage 5' if several else ''})"
+        f"(F 1 unit, B 2, messages free{_legend(schedule, several)})"
     )
 
 
@@ -156,7 +156,8 @@ def show_check(schedule: Schedule, report: CheckReport, *, as_json: bool) -> Non
         return
     out = console()
     out.print(
-        f"{schedule.name}: complete, free of cycles, messages in order; microbatches in flight "
+        f"{schedule.name}: complete, free of cycles, messages in order; "
+        f"{'slices' if schedule.num_slices > 1 else 'microbatches'} in flight "
         f"per rank: {', '.join(map(str, report.in_flight))}"
     )
     for meaning, waiting in report.deadlocks.items():
@@ -179,6 +180,14 @@ _STYLES = {
     Kind.BACKWARD_INPUT: "bold green",
     Kind.BACKWARD_WEIGHT: "bold yellow",
 }
+
+
+def _legend(schedule: Schedule, several: bool) -> str:
+    """What the numbers in cells mean, where they are more than a microbatch's."""
+    stages = "; 5F3 is F3 of stage 5" if several else ""
+    if schedule.num_slices == 1:
+        return stages
+    return f"{stages}; F0 is the first token slice of microbatch 0, F0.1 its second"
 
 
 def _cell(action: Action | None, with_stage: bool) -> str:

@@ -32,6 +32,9 @@ def show_published(found: Sequence[JudgedTable], *, as_json: bool) -> tuple[floa
         for table, scores in zip(found, sets, strict=True):
             _show_table(out, table, scores, speedups[table.table.id])
         _show_summary(out, sets, pooled)
+        for gains in speedups.values():
+            if gains is not None:
+                out.print(f"{gains['id']}: {_verdict(gains)}, worst {gains['worst']:.1%} off")
     return tuple(r.error for table in found for r in table.judged if r.error is not None)
 
 
@@ -155,7 +158,11 @@ def _show_speedups(out: Console, speedups: Mapping[str, Any]) -> None:
             f"{point['error']:+.1%}",
         )
     out.print(shown)
-    out.print(
+    out.print(_verdict(speedups))
+
+
+def _verdict(speedups: Mapping[str, Any]) -> str:
+    return (
         f"{speedups['within_15_percent']} of {speedups['n']} within 15 %; "
         f"{speedups['right']} of {speedups['pairs']} pairs in the right order"
     )

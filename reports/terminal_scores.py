@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from reports.console import console, plain_table, progress_done, show_json
+from reports.words import piece
 from scenarios.schema import Efficiency, Link
 from scenarios.units import format_bytes, format_duration_ns
 from sim.comparison import Comparison
@@ -231,6 +232,7 @@ def comparison_json(prediction: Prediction, comparison: Comparison) -> dict[str,
         "actions": [
             {
                 "what": f"{a.stage}{a.kind.value}",
+                "piece": None if a.piece is None else a.piece._asdict(),
                 "predicted_s": a.simulated_ns / 1e9,
                 "measured_s": a.measured_ns / 1e9,
                 "error": a.error,
@@ -286,8 +288,9 @@ def show_comparison(prediction: Prediction, comparison: Comparison, *, as_json: 
         )
     table = plain_table("action", "simulated", "measured", "error", right=(1, 2, 3))
     for a in comparison.actions:
+        cut = f", {piece(a.piece)}" if a.piece is not None else ""
         table.add_row(
-            f"{a.stage}{a.kind.value}",
+            f"{a.stage}{a.kind.value}{cut}",
             format_duration_ns(a.simulated_ns),
             format_duration_ns(a.measured_ns),
             f"{a.error:+.1%}",
