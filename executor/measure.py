@@ -23,7 +23,7 @@ from executor.data import Data
 from executor.joining import PROGRESS_KEY, under_torchrun
 from executor.launching import device_kind, run_ranks
 from executor.marks import make_marks
-from executor.measure_grid import Grid, Series, grid_of
+from executor.measure_grid import Grid, Series, grid_of, unsliced
 from executor.model import DTYPES, StageModule
 from executor.optimizer import Optimizer
 from executor.pinning import DISTURBED, HeldUp
@@ -50,7 +50,8 @@ def measure_scenario(
 
     Raises UnsupportedPlan for what the executor cannot run, for tensor groups, and under torchrun.
     """
-    require_supported(scenario)
+    searched = scenario.plan.slices == "optimal"
+    require_supported(unsliced(scenario) if searched else scenario)
     tensor = scenario.plan.tensor
     if tensor > 1:
         raise UnsupportedPlan(

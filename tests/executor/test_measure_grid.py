@@ -13,6 +13,7 @@ from executor.measure_grid import EVERY, cut, grid_of
 from scenarios.loader import load
 from scenarios.schema import Scenario
 from sim.cost.shapes import shape_of, shapes_of
+from sim.planner.search import resolve
 from sim.prediction import predict
 
 TINY = (
@@ -108,3 +109,12 @@ def test_disturbed_repetitions_are_left_out_but_for_the_calmest_few() -> None:
     busy = [(0.9, "a"), (0.3, "b"), (0.4, "c"), (0.01, "d"), (0.2, "e"), (0.6, "f")]
     assert calmest(busy) == ["d", "e", "b", "c"]
     assert len(calmest([(0.0, str(n)) for n in range(9)])) == 9
+
+
+def test_slices_to_be_searched_are_measured_for() -> None:
+    """Before there are any: the profile is what the search needs."""
+    searched = scenario("plan.slices=optimal", "plan.schedule=terapipe", "model.sequence=32")
+    profile = measure_scenario(searched, quick=True)
+    found = resolve(searched, profile)
+    assert found.plan.slices != "optimal"
+    assert predict(found, profile).iteration_ns > 0
