@@ -75,9 +75,6 @@ def cost_table(
     for action in sorted(a for a in distinct if a.kind in COMPUTE):
         passes.add(action, variants[action.microbatch or 0] if variants else 0)
     costs, assumed = passes.costs, passes.assumed
-    last = program.schedule.orders[0][-1]
-    last_variant = variants[last.microbatch or 0] if variants else 0
-    last_times = passes.times_of(last_variant, last.slice_index)[0]
     transfers: dict[CostKey, Transfer] = {}
     if profile is not None and profile.times and setup.plan.clip_gradients:
         assumed = (*assumed, ("gradient norm: not measured, device model as it is", 0.0))
@@ -94,8 +91,11 @@ def cost_table(
             sent = _Message(setups[variant], program, profile, action, tokens, variant)
             _add_message(sent, costs, transfers)
         elif action.kind is Kind.REDUCE_GRADIENTS:
-            part = parts[action.stage]
-            costs[key] = gradient_reduction(setup, part, last_times, split=split)
+            order = schedule.orders[schedule.rank_of(action.stage)]
+            last = next(a for a in reversed(order) if a.stage == action.stage)
+            variant = variants[last.microbatch or 0] if variants else 0
+            times, _ = passes.times_of(variant, last.slice_index)
+            costs[key] = gradient_reduction(setup, parts[action.stage], times, split=split)
         elif action.kind is Kind.GRADIENT_NORM:
             costs[key] = rounded(gradient_norm(setup, most))
         elif action.kind is Kind.OPTIMIZER:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scenarios.rules import check
-from scenarios.schema import Cluster, Device, Efficiency, Link, Model, Plan, Scenario
+from scenarios.schema import (
+    Cluster,
+    Device,
+    Efficiency,
+    Link,
+    MicrobatchGroup,
+    Model,
+    Plan,
+    Scenario,
+)
 from sim.cost.collectives import all_gather_ns, data_group, reduce_scatter_ns
 from sim.cost.costs import Cost, CostKey, CostTable
 from sim.cost.data_parallel import bucketed, gradient_reduction, reduction_tail_ns
@@ -17,7 +27,7 @@ from sim.cost.modelled import part_times, setup_of
 from sim.cost.table import cost_table
 from sim.engine.simpy_engine import simulate
 from sim.schedule.actions import Action, Kind
-from sim.schedule.build import build_program
+from sim.schedule.build import build_program, build_schedule, flush_of
 from sim.schedule.lowering import Program, lower
 from sim.schedule.schedule import Schedule
 from sim.workload.memory import stage_parameters
@@ -98,6 +108,33 @@ def test_one_bucket_hides_nothing() -> None:
     one = overlapped(1 << 40)
     assert (one.duration_ns, one.hidden_ns) == (after.duration_ns, 0)
     assert after.hidden_ns == 0
+
+
+def test_a_reduction_is_beside_its_own_stage_s_last_pass() -> None:
+    """Ranks may end with different microbatches, and these may be of different sizes."""
+    groups = (MicrobatchGroup(micro_batch=1), MicrobatchGroup(micro_batch=8))
+
+    def ending_with(first: Literal["same", "reversed"]) -> Scenario:
+        return scenario(
+            data=8,
+            pipeline=2,
+            schedule="gpipe",
+            gpipe_backward=first,
+            microbatches=None,
+            microbatch_groups=groups,
+            gradient_reduction="overlapped",
+            gradient_bucket=1 << 20,
+        )
+
+    large, small = ending_with("same"), ending_with("reversed")
+    schedule = build_schedule(large)
+    orders = (schedule.orders[0], build_schedule(small).orders[1])
+    mixed = table(large, lower(replace(schedule, orders=orders), flush=flush_of(large)))
+    for stage, alike in enumerate((large, small)):
+        key = CostKey(Kind.REDUCE_GRADIENTS, stage)
+        assert mixed.costs[key] == table(alike).costs[key]
+    key = CostKey(Kind.REDUCE_GRADIENTS, 1)
+    assert table(large).costs[key].hidden_ns > table(small).costs[key].hidden_ns > 0
 
 
 def test_what_a_fast_network_cannot_hide_is_the_last_bucket() -> None:
