@@ -290,7 +290,9 @@ def profiled_message(
     if profile.post is not None:
         post = {"point_to_point": message_time_ns(profile.post, payload)}
     if profile.unpack is not None:
-        unpack = {"point_to_point": message_time_ns(profile.unpack, payload)}
+        # No run broadcasts what it receives, so that no profile has that in its times.
+        spread = unpack["point_to_point"] if plan.broadcast_messages and plan.tensor > 1 else 0.0
+        unpack = {"point_to_point": message_time_ns(profile.unpack, payload) + spread}
     return transfer, post, unpack
 
 

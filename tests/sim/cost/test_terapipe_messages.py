@@ -11,8 +11,9 @@ from scenarios.loader import load
 from scenarios.schema import Scenario
 from sim.cost.collectives import Group, broadcast_ns
 from sim.cost.links import Network, bytes_per_ns, message_bytes_per_ns
-from sim.cost.measured import with_parameters
+from sim.cost.measured import message_time_ns, profiled_message, with_parameters
 from sim.cost.modelled import message, setup_of
+from sim.cost.profile import MessageTime, Profile
 from sim.cost.table import cost_table
 from sim.schedule.actions import Kind
 from sim.schedule.build import build_program
@@ -78,6 +79,17 @@ def test_a_broadcast_passes_all_on_along_the_ring() -> None:
     assert gained == pytest.approx(1e9 / bytes_per_ns(cluster.intra_node))
     across = Group(per_node=8, nodes=2, active_per_node=8)
     assert broadcast_ns(1e9, across, cluster) > 10 * broadcast_ns(1e9, within, cluster)
+
+
+def test_a_profile_s_messages_are_broadcast_as_well() -> None:
+    """What was measured is one message alone: no run broadcasts."""
+    setup = setup_of(scenario())
+    line = MessageTime(fixed_ns=5_000.0, ns_per_byte=0.01, error=0.0)
+    profile = Profile(device="d", provenance="", created="", unpack=line)
+    _, _, modelled = message(setup, 1, 2, 2048)
+    transfer, _, unpack = profiled_message(setup, profile, 1, 2, 2048)
+    alone = message_time_ns(line, transfer.payload_bytes)
+    assert unpack["point_to_point"] == pytest.approx(alone + modelled["point_to_point"])
 
 
 def test_the_host_goes_on_in_an_exchange() -> None:
