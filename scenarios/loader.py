@@ -28,8 +28,21 @@ class Loaded:
     """Origin of every written value by dotted field path; a field not in it has its default."""
     files: tuple[Path, ...]
     """Every file read: those extended first, the scenario's own last."""
-    variants: tuple[Loaded, ...] = ()
-    """Its variants, in the file's order; none where this is one of them."""
+    right_variants: tuple[Loaded, ...] = ()
+    """Its variants, but for those that overrides make wrong."""
+    variant_problems: tuple[Problem, ...] = ()
+    """What overrides make wrong with its variants."""
+
+    @property
+    def variants(self) -> tuple[Loaded, ...]:
+        """Its variants, in the file's order; none where this is one of them.
+
+        Raises ScenarioError where overrides make one of them wrong: who asks for the scenario alone
+        does not hear of it.
+        """
+        if self.variant_problems:
+            raise ScenarioError(list(self.variant_problems))
+        return self.right_variants
 
 
 def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
@@ -39,20 +52,22 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     `local-terapipe:uniform`, and overrides win over what the variant sets. A `schedule_file` is
     taken relative to the file that names it (on the command line: to the working directory) and
     made absolute.
-    Raises ScenarioError with all problems of the scenario and its variants.
+    Raises ScenarioError with all problems of the scenario and its variants (of those that overrides
+    bring to variants alone, only once the variants are asked for).
     """
     composed = compose(name_or_path, tuple(overrides))
     problems = list(composed.problems)
     found = _resolve(composed, composed.root, composed.variant, problems)
-    variants = []
+    variants, of_variants = [], list[Problem]()
     for name, tree in composed.variants.items():
         own: list[Problem] = []
         variants.append(_resolve(composed, tree, name, own))
         new = (p for p in own if p not in problems)
-        problems += [replace(p, message=f"{p.message} (in variant `{name}`)") for p in new]
-    if problems or found is None:
-        raise ScenarioError(problems)
-    return replace(found, variants=tuple(v for v in variants if v is not None))
+        of_variants += [replace(p, message=f"{p.message} (in variant `{name}`)") for p in new]
+    if problems or found is None or (of_variants and not overrides):
+        raise ScenarioError([*problems, *of_variants])
+    right = tuple(v for v in variants if v is not None)
+    return replace(found, right_variants=right, variant_problems=tuple(of_variants))
 
 
 def _resolve(

@@ -190,16 +190,13 @@ def beside(
 
 
 def as_measured(scenario: Scenario, measured: Scenario) -> Scenario:
-    """The scenario, with `slices: optimal` as it was when it was measured; else as it is."""
-    if scenario.plan.slices != "optimal":
+    """The scenario, with `slices: optimal` as it was when it was measured with the same
+    microbatches; else as it is."""
+    plan, was = scenario.plan, measured.plan
+    alike = was.microbatch_groups is None and was.micro_batch == plan.micro_batch
+    if plan.slices != "optimal" or not alike or was.num_microbatches != plan.num_microbatches:
         return scenario
-    plan = replace(
-        scenario.plan,
-        slices=measured.plan.slices,
-        micro_batch=measured.plan.micro_batch,
-        microbatches=measured.plan.microbatches,
-        microbatch_groups=measured.plan.microbatch_groups,
-    )
+    plan = replace(plan, slices=was.slices, microbatches=was.microbatches)
     return replace(scenario, plan=plan)
 
 

@@ -166,6 +166,6 @@ def test_what_cannot_be_put_side_by_side_is_said() -> None:
         for v in loaded.variants
     )
     with pytest.raises(UnsupportedPlan, match="cannot be cut into other slices"):
-        run_variants(replace(loaded, variants=bert))
+        run_variants(replace(loaded, right_variants=bert))
     with pytest.raises(UnsupportedPlan, match="`slices: optimal`"):
         closed_loop(["local-terapipe-others"], ["local-terapipe"])

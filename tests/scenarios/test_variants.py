@@ -132,3 +132,11 @@ def test_resolved_text_writes_groups_of_microbatches(tmp_path: Path) -> None:
     path = tmp_path / "again.yaml"
     path.write_text(resolved_yaml(loaded))
     assert load(path).scenario.plan == loaded.scenario.plan
+
+
+def test_what_overrides_bring_to_a_variant_is_heard_by_those_who_ask_for_variants() -> None:
+    """One scenario can be simulated with a longer sequence, though a variant's slices are not."""
+    loaded = load("terapipe/44b-setting8", ["model.sequence=4096"])
+    assert loaded.scenario.model is not None and loaded.scenario.model.sequence == 4096
+    with pytest.raises(ScenarioError, match=r"adds up to 2048.*\(in variant `published`\)"):
+        _ = loaded.variants
