@@ -14,7 +14,8 @@ from scenarios.schema import MicrobatchGroup, Scenario
 from sim.planner.search import Candidate, SlicingResult
 from sim.workload.partition import group_pieces
 
-_SHOWN = 8
+_SHOWN = 5
+"""Of the best candidates; the best even slicing and what the rest is held against come on top."""
 
 
 def show_slicing(found: SlicingResult, scenario: Scenario, *, as_json: bool) -> None:
@@ -39,6 +40,8 @@ def show_slicing(found: SlicingResult, scenario: Scenario, *, as_json: bool) -> 
         )
     out.print(_table(found))
     out.print(_explained(found))
+    if turned := _turned(found):
+        out.print(turned)
     out.print(
         "formula: sum t + (stages - 1) x largest t over all slices, without ends of the model, "
         "optimizer and reductions; "
@@ -47,19 +50,23 @@ def show_slicing(found: SlicingResult, scenario: Scenario, *, as_json: bool) -> 
     )
     if found.table.fit is not None:
         out.print(str(found.table.fit))
+    if not best.fits:
+        return
     setting = _setting(best, scenario)
-    out.print(f"use it: {setting}" if setting else "the scenario is cut so already")
+    # In one line however long: a break would end the command of whoever copies it.
+    told = f"use it: {setting}" if setting else "the scenario is cut so already"
+    out.print(told, soft_wrap=True)
 
 
 def described(groups: Sequence[MicrobatchGroup]) -> str:
-    """A batch's cut in words: `2 microbatches of 1 x (16 slices: 128 x 16)`."""
+    """A batch's cut in words: `2 microbatches of 1 sequence in 16 slices of 16 x 128`."""
     return ", then ".join(_group(group) for group in groups)
 
 
 def tokens_in_words(tokens: Sequence[int]) -> str:
-    """The tokens of slices, runs of equal ones written once: `120 x 4 + 112`."""
+    """The tokens of slices, runs of equal ones written once, as reports do: `4 x 120 + 112`."""
     runs = ((count, len(list(run))) for count, run in itertools.groupby(tokens))
-    return " + ".join(f"{count} x {n}" if n > 1 else str(count) for count, n in runs)
+    return " + ".join(f"{n} x {count}" if n > 1 else str(count) for count, n in runs)
 
 
 def _group(group: MicrobatchGroup) -> str:
@@ -85,8 +92,9 @@ def _table(found: SlicingResult) -> Any:
     columns = ("microbatches x sequences: tokens of their slices", "from", "simulated", "formula")
     table = plain_table(*columns, "peak memory", "fits", right=(2, 3, 4))
     shown = list(found.candidates[:_SHOWN])
-    for extra in (found.formula, found.whole):
-        if extra not in shown:
+    even = next((c for c in found.candidates if c.how.endswith("even slices")), None)
+    for extra in (found.formula, even, found.whole):
+        if extra is not None and extra not in shown:
             shown.append(extra)
     for candidate in [*shown, found.other_order]:
         table.add_row(
@@ -117,6 +125,21 @@ def _explained(found: SlicingResult) -> str:
         f"The formula's choice takes {duration(formula.iteration_ns)} when simulated, {lost:.1%} "
         f"more than the best of {tried} ({best.how})."
     )
+
+
+def _turned(found: SlicingResult) -> str:
+    """What the other order of passes would be better at, if anything."""
+    best, other = found.best, found.other_order
+    name = other.scenario.plan.schedule
+    if not other.fits or (best.fits and other.iteration_ns >= best.iteration_ns):
+        return ""
+    what = f"the same slices take {duration(other.iteration_ns)}"
+    if not best.fits:
+        what = (
+            f"the formula's choice takes {duration(other.iteration_ns)} and fits, with "
+            f"{size(other.peak_bytes)}"
+        )
+    return f"In {name} order {what}: `--set plan.schedule={name}` searches so."
 
 
 def _setting(best: Candidate, scenario: Scenario) -> str:

@@ -79,3 +79,34 @@ def test_speedups_are_found_by_the_name_they_are_shown_under(
     _, out, _ = run(capsys, "scenario", "list", "--published", "terapipe.speedup", "--json")
     rows = json.loads(out)["rows"]
     assert len(rows) == 20 and rows[0]["name"].startswith("published/terapipe.latency/")
+
+
+def test_the_search_refuses_a_profile_of_another_device(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, _, err = run(capsys, "slice", "local-2rank", "--profile", "a100-80gb")
+    assert code == 2 and "the profile is of A100-SXM4-80GB, but local-2rank runs on cpu-core" in err
+
+
+def test_the_best_even_slicing_is_listed_and_the_settings_are_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ask = ("slice", "terapipe/13b-setting5", "--simulations", "12", "--keep-microbatches")
+    assert pipetwin.run_command_line(list(ask)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("even slices" in line for line in lines) >= 1
+    assert sum("around the best" in line for line in lines) <= 5
+    settings = [line for line in lines if line.startswith("use it: ")]
+    assert len(settings) == 1 and settings[0].endswith("'")
+
+
+def test_where_nothing_fits_the_order_that_does_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """TeraPipe's order keeps every slice of the batch, 1F1B those of a pipeline's depth."""
+    ask = ("slice", "terapipe/13b-setting5", "--memory", "6GiB", "--simulations", "4")
+    code, out, _ = run(capsys, *ask)
+    assert code == 0 and "no candidate fits in memory" in out
+    assert "In 1f1b order the formula's choice takes" in out and "`--set plan.schedule=1f1b`" in out
+    code, out, _ = run(capsys, *ask, "--set", "plan.schedule=1f1b")
+    assert code == 0 and "no candidate fits" not in out and "In terapipe order" not in out

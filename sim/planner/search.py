@@ -76,7 +76,7 @@ class SlicingResult:
     candidates: all that were simulated: those that fit, by time, then by what they need too much.
     formula: the candidate that the formula chose; whole: the scenario's microbatches unsliced.
     other_order: the best candidate's slices in the other order (1F1B for TeraPipe's and GPipe's,
-    TeraPipe's for 1F1B).
+    TeraPipe's for 1F1B); the formula's where none fits.
     bounds_tried: bounds on the largest slice that the search by formula tried.
     """
 
@@ -131,7 +131,13 @@ def best_slicing(
     """
     scenario = _ready(scenario)
     plan, model = scenario.plan, scenario.model
-    assert model is not None
+    assert model is not None and scenario.cluster is not None
+    device = scenario.cluster.device.name
+    if profile is not None and profile.device != device:
+        raise CannotSlice(
+            f"the profile is of {profile.device}, but {scenario.name} runs on {device}: calibrate "
+            "one on that device"
+        )
     sequences = plan.num_sequences // plan.data
     sizes = {group.micro_batch for group in plan.groups}
     if keep_microbatches and len(sizes) > 1:
@@ -178,7 +184,7 @@ def best_slicing(
     for other in others:
         simulator.add("formula, near the best", _grouped(other.microbatches, granularity))
     for groups, count in _even(formula.groups, units, granularity):
-        if simulator.num_tried < max(4, simulations * 2 // 3):
+        if simulator.num_tried < max(4, simulations * 2 // 3) and simulator.promising(groups):
             progress(f"simulating {count} even slices ...")
             simulator.add(f"{count} even slices", groups)
     _descend(simulator, granularity, simulations, progress)
@@ -192,7 +198,10 @@ def best_slicing(
         candidates=ranked,
         formula=formula,
         whole=whole,
-        other_order=reordered.add(f"the best, in {order} order", ranked[0].groups),
+        other_order=reordered.add(
+            f"{'the best' if ranked[0].fits else 'formula'}, in {order} order",
+            (ranked[0] if ranked[0].fits else formula).groups,
+        ),
         table=table,
         bounds_tried=best.bounds_tried,
     )
@@ -296,6 +305,14 @@ class _Simulator:
             )
         return self._found[key]
 
+    def promising(self, groups: Sequence[MicrobatchGroup]) -> bool:
+        """Whether a cut is worth its simulation: not where it takes more than twice as long as the
+        fastest by the formula, as many short slices do; four times where nothing fits yet."""
+        fitting = [c.formula_ns for c in self._found.values() if c.fits and c.formula_ns]
+        tried = [c.formula_ns for c in self._found.values() if c.formula_ns]
+        own = self._formula_ns(tuple(groups))
+        return own is None or own <= (2 * min(fitting) if fitting else 4 * min(tried))
+
     def rank(self, candidate: Candidate) -> tuple[int, int]:
         """What is less is better: the memory that is missing, then the time."""
         missing = 0 if candidate.fits else (candidate.peak_bytes or 0) - self.capacity
@@ -387,6 +404,8 @@ def _descend(
     step = 0
     while simulator.num_tried < simulations:
         best = simulator.ranked()[0]
+        if not best.fits:  # What needs least has the most slices, each step away as dear again.
+            return
         for groups in _neighbours(best.groups, simulator.scenario, granularity):
             if simulator.num_tried >= simulations:
                 return
