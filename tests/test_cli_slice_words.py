@@ -110,3 +110,18 @@ def test_where_nothing_fits_the_order_that_does_is_named(
     assert "In 1f1b order the formula's choice takes" in out and "`--set plan.schedule=1f1b`" in out
     code, out, _ = run(capsys, *ask, "--set", "plan.schedule=1f1b")
     assert code == 0 and "no candidate fits" not in out and "In terapipe order" not in out
+
+
+def test_where_nothing_fits_no_ever_shorter_slices_are_tried(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ask = ("slice", "local-2rank", "--set", "plan.schedule=terapipe", "--memory", "310MiB")
+    code, out, _ = run(capsys, *ask, "--json")
+    found = json.loads(out)
+    assert code == 0 and not found["best"]["fits"]
+    assert not any(c["how"] == "around the best" for c in found["candidates"])
+    least = min(c["formula_s"] for c in found["candidates"])
+    even = [c["formula_s"] for c in found["candidates"] if c["how"].endswith("even slices")]
+    assert even and max(even) <= 4 * least
+    _, out, _ = run(capsys, *ask)
+    assert "no candidate fits in memory" in out and "use it" not in out
