@@ -53,7 +53,8 @@ def show_variants(found: VariantsResult, *, as_json: bool) -> None:
     disturbed = sum(c.comparison.num_disturbed for c in found.cases)
     out.print(
         f"{kept} iterations, {disturbed} disturbed by other processes; `faster` is over "
-        f"{found.cases[0].variant}"
+        f"{found.cases[0].variant}; errors and `faster` are medians of what was run together, pair "
+        "by pair"
     )
     if any(case.comparison.in_sample for case in found.cases):
         out.print("in-sample: the profile was calibrated on runs of these very variants")
