@@ -65,5 +65,5 @@ def test_the_help_names_every_column(
     monkeypatch.setenv("COLUMNS", "120")
     assert run_command_line(["calibrate", "--help"]) == 0
     out = capsys.readouterr().out
-    assert ",".join(COLUMNS) in out
+    assert ",".join(COLUMNS) in "".join(out.split())  # However wide the console was made.
     assert [name for name in OPTIONS if name not in out] == []
