@@ -86,9 +86,8 @@ def in_turn(
     _require_alike([i for i in judged if i.scenario.plan.slices != "optimal"], others)
     judged = _searched(judged, others, profile, progress)
     taken = {item.scenario.digest for item in judged}
-    if any(i.scenario.digest in taken for i in others):
-        # The search may have found what a calibration run has; the others are enough.
-        others = [i for i in others if i.scenario.digest not in taken]
+    # The search may have found what a calibration run has; the others are enough.
+    others = [i for i in others if i.scenario.digest not in taken]
     _require_alike(judged, others)
     everything, interrupted, pinning = _turns([*others, *judged], rounds, progress)
     turns = _calm(everything)

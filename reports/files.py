@@ -14,12 +14,12 @@ from scenarios.schema import Cluster
 from scenarios.writing import check_writable, write_whole
 from sim.calibration import CalibrationError
 from sim.comparison import Comparison, LoopRow, compare
-from sim.cost.profile import Profile
+from sim.cost.profile import Profile, ProfileMismatch
 from sim.cost.profile_file import ProfileError, read_profile
 from sim.cost.runs import RunsError
 from sim.engine.simpy_engine import Deadlock
 from sim.measurement import Measurement, MeasurementError
-from sim.prediction import Prediction, ProfileMismatch
+from sim.prediction import Prediction
 from sim.schedule.build import build_schedule
 from sim.schedule.checks import ScheduleError, check
 from sim.schedule.generators import GENERATORS, interleaved

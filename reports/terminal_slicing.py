@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,8 @@ from reports.console import console, plain_table, progress_done, show_json
 from reports.words import duration, plural, size
 from scenarios.schema import MicrobatchGroup, Scenario
 from sim.planner.search import Candidate, SlicingResult
-from sim.workload.partition import group_pieces
+from sim.variants import tokens_text
+from sim.workload.partition import slice_tokens
 
 _SHOWN = 5
 """Of the best candidates; the best even slicing and what the rest is held against come on top."""
@@ -63,12 +63,6 @@ def described(groups: Sequence[MicrobatchGroup]) -> str:
     return ", then ".join(_group(group) for group in groups)
 
 
-def tokens_in_words(tokens: Sequence[int]) -> str:
-    """The tokens of slices, runs of equal ones written once, as reports do: `4 x 120 + 112`."""
-    runs = ((count, len(list(run))) for count, run in itertools.groupby(tokens))
-    return " + ".join(f"{n} x {count}" if n > 1 else str(count) for count, n in runs)
-
-
 def _group(group: MicrobatchGroup) -> str:
     head = (
         f"{plural(group.microbatches, 'microbatch', 'microbatches')} of "
@@ -78,13 +72,13 @@ def _group(group: MicrobatchGroup) -> str:
         return f"{head}, whole"
     if isinstance(group.slices, int):
         return f"{head} in {group.slices} even slices"
-    return f"{head} in {plural(group.num_slices, 'slice')} of {tokens_in_words(group.slices)}"
+    return f"{head} in {plural(group.num_slices, 'slice')} of {tokens_text(group.slices, ' + ')}"
 
 
 def _short(group: MicrobatchGroup) -> str:
     cut = "whole"
     if isinstance(group.slices, tuple):
-        cut = tokens_in_words(group.slices)
+        cut = tokens_text(group.slices, " + ")
     return f"{group.microbatches} x {group.micro_batch}: {cut}"
 
 
@@ -174,7 +168,7 @@ def slicing_json(found: SlicingResult, scenario: Scenario) -> dict[str, object]:
                 {
                     "microbatches": group.microbatches,
                     "micro_batch": group.micro_batch,
-                    "slices": [piece.tokens for piece in group_pieces(group, sequence)],
+                    "slices": list(slice_tokens(group, sequence)),
                 }
                 for group in candidate.groups
             ],

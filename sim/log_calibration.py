@@ -21,11 +21,11 @@ from sim.cost.baselines import BASELINES
 from sim.cost.costs import CostTable
 from sim.cost.fit import PARAMETERS, Fit, Parameter, fit_runs, parameters_for, predict_runs
 from sim.cost.path import Composition, composition_of
-from sim.cost.profile import Bound, Fitted, Profile, same_device
+from sim.cost.profile import Bound, Fitted, Profile, ProfileMismatch, same_device
 from sim.cost.runs import Run, RunLog, fingerprint, read_log
 from sim.engine.simpy_engine import simulate
 from sim.hints import what_of, worst_rows
-from sim.prediction import ProfileMismatch, without_collector
+from sim.prediction import without_collector
 from sim.schedule.lowering import Program
 from sim.scores import score
 from sim.timeline.critical_path import critical_path

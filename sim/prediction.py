@@ -16,7 +16,7 @@ from functools import cached_property
 
 from scenarios.schema import Scenario
 from sim.cost.costs import ActionCosts, CostTable
-from sim.cost.profile import Profile
+from sim.cost.profile import Profile, require_device
 from sim.cost.table import cost_table
 from sim.engine.simpy_engine import simulate
 from sim.schedule.actions import COMPUTE, SENDS, Action, Kind
@@ -28,10 +28,6 @@ from sim.timeline.memory import MemoryCurve, memory_curves
 from sim.timeline.spans import Timeline
 from sim.workload.flops import hardware_flops, model_flops
 from sim.workload.memory import memory_model
-
-
-class ProfileMismatch(ValueError):
-    """A profile is of another device than the scenario's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +69,7 @@ def predict(
     Raises ScheduleError and Deadlock for an order that cannot run, ProfileMismatch for a profile of
     another device than the scenario's.
     """
-    cluster = scenario.cluster
-    if profile is not None and cluster is not None and profile.device != cluster.device.name:
-        raise ProfileMismatch(
-            f"the profile is of {profile.device}, but {scenario.name} runs on "
-            f"{cluster.device.name}: calibrate one on that device"
-        )
+    require_device(profile, scenario)
     with without_collector():
         return _predict(scenario, profile, draws, seed)
 

@@ -16,7 +16,7 @@ from sim.cost.profile import Profile
 from sim.loop import LoopCase, LoopResult, errors_of
 from sim.measurement import Measurement
 from sim.prediction import Prediction, predict
-from sim.workload.partition import even_slices, pieces
+from sim.workload.partition import pieces, slice_tokens
 
 DRAWS = 15
 PARTS = 32
@@ -127,6 +127,12 @@ def with_slices(plan: Plan, tokens: tuple[int, ...]) -> Plan:
     return replace(plan, slices=tokens)
 
 
+def tokens_text(tokens: Sequence[int], between: str = ", ") -> str:
+    """The tokens of slices, runs of equal ones written once: `4 x 120, 112`."""
+    runs = ((count, len(list(run))) for count, run in itertools.groupby(tokens))
+    return between.join(f"{n} x {count}" if n > 1 else str(count) for count, n in runs)
+
+
 def slicing_text(scenario: Scenario) -> str:
     """A plan's slicing: `whole`, `8 x 256`, `704, 688, 656`; of unequal microbatches each run's."""
     assert scenario.model is not None
@@ -134,14 +140,8 @@ def slicing_text(scenario: Scenario) -> str:
         return "optimal"
     texts = []
     for group in scenario.plan.groups:
-        tokens: Sequence[int] = (scenario.model.sequence,)
-        if isinstance(group.slices, int):
-            tokens = even_slices(scenario.model.sequence, group.slices)
-        elif group.slices is not None:
-            tokens = group.slices
-        runs = [(t, len(list(run))) for t, run in itertools.groupby(tokens)]
-        text = ", ".join(f"{n} x {t}" if n > 1 else str(t) for t, n in runs)
-        texts.append("whole" if len(tokens) == 1 else text)
+        tokens = slice_tokens(group, scenario.model.sequence)
+        texts.append("whole" if len(tokens) == 1 else tokens_text(tokens))
     if len(texts) == 1:
         return texts[0]
     groups = zip(scenario.plan.groups, texts, strict=True)

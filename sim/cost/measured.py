@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scenarios.schema import PRECISION_BYTES, Cluster, Efficiency
 from sim.cost.costs import Transfer
@@ -13,9 +13,7 @@ from sim.cost.modelled import PartTimes, PassTimes, Setup, message, part_times
 from sim.cost.parts import Parts, larger, scaled, total_ns
 from sim.cost.profile import Fitted, MessageTime, Profile
 from sim.cost.shapes import Part, PartTime, Pass, Shape, family_of, shape_of
-
-if TYPE_CHECKING:
-    from sim.cost.slice_fit import SliceFit
+from sim.cost.slice_fit import SliceFit
 
 PARTS: tuple[Part, ...] = ("layer", "embedding", "head")
 PASSES: tuple[Pass, ...] = ("forward", "backward", "backward_input", "backward_weight")
@@ -270,11 +268,13 @@ def profiled_optimizer_ns(
 
 
 def profiled_message(
-    setup: Setup, profile: Profile, sender: int, receiver: int, tokens: int
+    setup: Setup, profile: Profile | None, sender: int, receiver: int, tokens: int
 ) -> tuple[Transfer, Parts, Parts]:
-    """`sim.cost.modelled.message` with a profile's measured times: of posting and unpacking, and of
-    the transfer between devices of one node."""
+    """`sim.cost.modelled.message` with a profile's measured times, where there is one: of posting
+    and unpacking, and of the transfer between devices of one node."""
     transfer, post, unpack = message(setup, sender, receiver, tokens)
+    if profile is None:
+        return transfer, post, unpack
     plan, network = setup.plan, setup.network
     payload = PRECISION_BYTES[plan.precision] * plan.micro_batch * tokens * setup.model.hidden
     ends = (network.devices_of(rank)[0] for rank in (sender, receiver))

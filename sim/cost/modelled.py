@@ -74,7 +74,8 @@ def setup_of(scenario: Scenario, cluster: Cluster | None = None) -> Setup:
 def setup_in(setup: Setup, group: MicrobatchGroup) -> Setup:
     """The setup of a plan all of whose microbatches are like a group's, whole."""
     plan = setup.plan
-    if plan.microbatch_groups is None and plan.slices is None:
+    cut = plan.microbatch_groups is not None or plan.slices is not None
+    if not cut and plan.micro_batch == group.micro_batch:
         return setup
     plan = replace(
         plan,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from scenarios.schema import Scenario
 from sim.cost.shapes import Part, PartTime, Pass, Shape
 from sim.cost.slice_fit import SliceFit, fit_slices
 
@@ -91,6 +92,20 @@ class Profile:
         """What slices take, fitted to `times`, by `family_of` a shape; of the families
         in which slices of different tokens were measured."""
         return fit_slices(self.times)
+
+
+class ProfileMismatch(ValueError):
+    """A profile is of another device than the scenario's."""
+
+
+def require_device(profile: Profile | None, scenario: Scenario) -> None:
+    """Raise ProfileMismatch for a profile of another device than the scenario's."""
+    cluster = scenario.cluster
+    if profile is not None and cluster is not None and profile.device != cluster.device.name:
+        raise ProfileMismatch(
+            f"the profile is of {profile.device}, but {scenario.name} runs on "
+            f"{cluster.device.name}: calibrate one on that device"
+        )
 
 
 def same_device(name: str, other: str) -> bool:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scenarios.schema import Scenario
+from scenarios.schema import MicrobatchGroup, Scenario
 from sim.cost.data_parallel import sharded_times
 from sim.cost.measured import (
     PARTS,
@@ -36,6 +36,7 @@ from sim.cost.modelled import (
     Setup,
     message,
     part_times,
+    setup_in,
     setup_of,
     stage_times,
 )
@@ -88,12 +89,12 @@ def slice_table(
     tokens: Units = granularity * np.arange(1, num_units + 1)[:, None]
     context: Units = granularity * np.arange(num_units)[None, :]
     parts = partition(scenario, setup.plan.num_stages)
-    part = _typical(parts, _with_batch(setup, 1), profile)
+    part = _typical(parts, setup_in(setup, MicrobatchGroup()), profile)
     ends = _boundary(setup)
     times = np.zeros((max_batch + 1, num_units + 1, num_units), dtype=np.int64)
     sent: dict[int, int] = {}
     for batch in range(1, max_batch + 1):
-        own = _with_batch(setup, batch)
+        own = setup_in(setup, MicrobatchGroup(micro_batch=batch))
         found = _stage_ns(own, profile, part, tokens, context)
         if ends is not None:
             for row, length in enumerate(tokens[:, 0].tolist()):
@@ -124,19 +125,6 @@ def _check(scenario: Scenario, setup: Setup, granularity: int, max_batch: int) -
         )
 
 
-def _with_batch(setup: Setup, batch: int) -> Setup:
-    """The setup of a plan with whole microbatches of `batch` sequences."""
-    plan = replace(
-        setup.plan,
-        micro_batch=batch,
-        microbatches=1,
-        global_batch=None,
-        slices=None,
-        microbatch_groups=None,
-    )
-    return replace(setup, scenario=replace(setup.scenario, plan=plan), plan=plan)
-
-
 def _typical(parts: Sequence[StagePart], setup: Setup, profile: Profile | None) -> StagePart:
     inner = [part for part in parts if not (part.embedding or part.head)]
     if inner:
@@ -160,10 +148,7 @@ def _boundary(setup: Setup) -> tuple[int, int] | None:
 def _message_ns(
     setup: Setup, profile: Profile | None, sender: int, receiver: int, tokens: int
 ) -> int:
-    if profile is None:
-        transfer, post, unpack = message(setup, sender, receiver, tokens)
-    else:
-        transfer, post, unpack = profiled_message(setup, profile, sender, receiver, tokens)
+    transfer, post, unpack = profiled_message(setup, profile, sender, receiver, tokens)
     return (
         transfer.occupancy_ns
         + transfer.latency_ns

@@ -25,7 +25,6 @@ from sim.cost.modelled import (
     Setup,
     exchange,
     gradient_norm,
-    message,
     optimizer_step,
     parameters_summed,
     part_times,
@@ -200,11 +199,7 @@ def _add_message(
     receive_key = CostKey(receive.kind, receive.stage, receive.slice_index, receive.pipe, variant)
     source = schedule.rank_of(action.stage, action.pipe)
     target = schedule.rank_of(receive.stage, receive.pipe)
-    if profile is None:
-        found = message(setup, source, target, tokens)
-    else:
-        found = profiled_message(setup, profile, source, target, tokens)
-    transfers[key], post, unpack = found
+    transfers[key], post, unpack = profiled_message(setup, profile, source, target, tokens)
     costs[key] = rounded(post)
     costs[receive_key] = rounded(unpack)
 

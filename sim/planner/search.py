@@ -8,8 +8,7 @@ scenario's own stages, links and memory, and the fastest that fits is the answer
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scenarios.schema import MicrobatchGroup, Scenario
-from sim.cost.profile import Profile
+from sim.cost.profile import Profile, require_device
 from sim.cost.slices import SliceTable, slice_table
 from sim.cost.table import cost_table
 from sim.engine.simpy_engine import simulate
+from sim.planner.cuts import even, grouped, neighbours, unsliced
 from sim.planner.room import fitting_slices
-from sim.planner.slicing import NoSplit, Split, best_splitting, frontier, uniform_slices
+from sim.planner.slicing import NoSplit, best_splitting, frontier
 from sim.schedule.build import build_program
 from sim.workload.memory import memory_model, peak_bytes
+from sim.workload.partition import slice_tokens
 
 GRANULARITY = 8
 """Tokens in a unit of the search unless given, as in the paper's runs."""
@@ -127,17 +128,13 @@ def best_slicing(
     microbatches stay as the plan has them (else the batch is cut as well, which the paper calls the
     joint search). memory_bytes: cap on a device's memory, the device's own unless given.
     simulations: about how many candidates to simulate, at least 4.
-    Raises CannotSlice for a scenario without a model, not causal, or where no split fits.
+    Raises CannotSlice for a scenario without a model, not causal, or where no split fits, and
+    ProfileMismatch for a profile of another device.
     """
     scenario = _ready(scenario)
     plan, model = scenario.plan, scenario.model
     assert model is not None and scenario.cluster is not None
-    device = scenario.cluster.device.name
-    if profile is not None and profile.device != device:
-        raise CannotSlice(
-            f"the profile is of {profile.device}, but {scenario.name} runs on {device}: calibrate "
-            "one on that device"
-        )
+    require_device(profile, scenario)
     sequences = plan.num_sequences // plan.data
     sizes = {group.micro_batch for group in plan.groups}
     if keep_microbatches and len(sizes) > 1:
@@ -177,13 +174,13 @@ def best_slicing(
             f"{scenario.name}: no slice of {granularity} tokens or more fits in memory beside the "
             "weights; more tensor or pipeline ranks, or recomputation, would help"
         ) from error
-    formula = simulator.add("formula", _grouped(best.microbatches, granularity))
+    formula = simulator.add("formula", grouped(best.microbatches, granularity))
     if not formula.fits and not keep_microbatches:
         _add_smaller(simulator, formula, allowed, sequences)
-    whole = simulator.add("unsliced", _unsliced(plan.groups))
+    whole = simulator.add("unsliced", unsliced(plan.groups))
     for other in others:
-        simulator.add("formula, near the best", _grouped(other.microbatches, granularity))
-    for groups, count in _even(formula.groups, units, granularity):
+        simulator.add("formula, near the best", grouped(other.microbatches, granularity))
+    for groups, count in even(formula.groups, units, granularity):
         if simulator.num_tried < max(4, simulations * 2 // 3) and simulator.promising(groups):
             progress(f"simulating {count} even slices ...")
             simulator.add(f"{count} even slices", groups)
@@ -276,7 +273,8 @@ class _Simulator:
         memory_bytes: int | None,
     ) -> None:
         self.scenario, self.profile, self.table = scenario, profile, table
-        assert scenario.cluster is not None
+        assert scenario.cluster is not None and scenario.model is not None
+        self.sequence = scenario.model.sequence
         self.capacity = memory_bytes or scenario.cluster.device.memory
         self._found: dict[tuple[MicrobatchGroup, ...], Candidate] = {}
 
@@ -332,7 +330,7 @@ class _Simulator:
         unit, times = self.table.granularity, self.table.times
         for group in groups:
             context = 0
-            for tokens in _tokens(group, self.scenario):
+            for tokens in slice_tokens(group, self.sequence):
                 if tokens % unit or group.micro_batch >= len(times):
                     return None
                 time = int(times[group.micro_batch, tokens // unit, context // unit])
@@ -340,41 +338,6 @@ class _Simulator:
                 largest = max(largest, time)
                 context += tokens
         return total + (self.scenario.plan.num_stages - 1) * largest
-
-
-def _tokens(group: MicrobatchGroup, scenario: Scenario) -> tuple[int, ...]:
-    if isinstance(group.slices, tuple):
-        return group.slices
-    assert scenario.model is not None and group.slices is None
-    return (scenario.model.sequence,)
-
-
-def _grouped(splits: Sequence[Split], granularity: int) -> tuple[MicrobatchGroup, ...]:
-    """Runs of equal microbatches, slices in tokens."""
-    return tuple(
-        _group(len(list(run)), split.micro_batch, [n * granularity for n in split.slices])
-        for split, run in itertools.groupby(splits)
-    )
-
-
-def _group(microbatches: int, micro_batch: int, tokens: Sequence[int]) -> MicrobatchGroup:
-    slices = tuple(tokens) if len(tokens) > 1 else None
-    return MicrobatchGroup(microbatches=microbatches, micro_batch=micro_batch, slices=slices)
-
-
-def _unsliced(groups: Sequence[MicrobatchGroup]) -> tuple[MicrobatchGroup, ...]:
-    return tuple(replace(group, slices=None) for group in groups)
-
-
-def _even(
-    groups: Sequence[MicrobatchGroup], units: int, granularity: int
-) -> Iterator[tuple[tuple[MicrobatchGroup, ...], int]]:
-    """The same microbatches in 1, 2, 4, ... even slices each."""
-    count = 1
-    while count <= units:
-        tokens = [n * granularity for n in uniform_slices(units, count)]
-        yield tuple(_group(g.microbatches, g.micro_batch, tokens) for g in groups), count
-        count *= 2
 
 
 def _add_smaller(
@@ -391,7 +354,7 @@ def _add_smaller(
         except NoSplit:
             return
         how = f"formula, microbatches of at most {most}"
-        if simulator.add(how, _grouped(best.microbatches, table.granularity)).fits:
+        if simulator.add(how, grouped(best.microbatches, table.granularity)).fits:
             return
         most //= 2
 
@@ -406,7 +369,7 @@ def _descend(
         best = simulator.ranked()[0]
         if not best.fits:  # What needs least has the most slices, each step away as dear again.
             return
-        for groups in _neighbours(best.groups, simulator.scenario, granularity):
+        for groups in neighbours(best.groups, simulator.sequence, granularity):
             if simulator.num_tried >= simulations:
                 return
             found = simulator.add("around the best", groups)
@@ -416,31 +379,3 @@ def _descend(
                 break
         else:
             return
-
-
-def _neighbours(
-    groups: tuple[MicrobatchGroup, ...], scenario: Scenario, granularity: int
-) -> Iterator[tuple[MicrobatchGroup, ...]]:
-    """What differs in one move in one group: the last slice and the first are the likeliest to
-    be wrong (the formula knows neither embedding nor head), so moves begin there."""
-    for index, group in enumerate(groups):
-        tokens = _tokens(group, scenario)
-        for changed in _moves(tokens, granularity):
-            moved = _group(group.microbatches, group.micro_batch, changed)
-            yield (*groups[:index], moved, *groups[index + 1 :])
-
-
-def _moves(tokens: tuple[int, ...], granularity: int) -> Iterator[tuple[int, ...]]:
-    count = len(tokens)
-    places = sorted(range(count - 1), key=lambda i: min(i, count - 2 - i))
-    for i in places:
-        for amount in (granularity, -granularity):
-            left, right = tokens[i] + amount, tokens[i + 1] - amount
-            if left > 0 and right > 0:
-                yield (*tokens[:i], left, right, *tokens[i + 2 :])
-    for i in places:
-        yield (*tokens[:i], tokens[i] + tokens[i + 1], *tokens[i + 2 :])
-    for i, whole in enumerate(tokens):
-        first = whole // (2 * granularity) * granularity
-        if first:
-            yield (*tokens[:i], first, whole - first, *tokens[i + 1 :])

@@ -93,6 +93,11 @@ def group_pieces(group: MicrobatchGroup, sequence: int) -> tuple[Piece, ...]:
     return tuple(found)
 
 
+def slice_tokens(group: MicrobatchGroup, sequence: int) -> tuple[int, ...]:
+    """The tokens of each slice of a group's microbatches."""
+    return tuple(piece.tokens for piece in group_pieces(group, sequence))
+
+
 def even_slices(sequence: int, num_slices: int) -> tuple[int, ...]:
     """The tokens of `num_slices` even slices; the first ones longer by a token where it does not
     divide."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import torch
+
 from executor.assembly import assemble, whole_tensors
 from executor.launch import launch
 from executor.launching import SessionResult
@@ -85,3 +87,16 @@ def run_cases(cases: Mapping[str, Case]) -> dict[str, SessionResult]:
                 environment={},
             )
     return found
+
+
+def check_delays(scenario: Scenario, seeds: int) -> None:
+    """Random delays of so many seeds change nothing, each message being the one expected: four
+    ranks' losses are one, and each rank's gradients equal to the bit."""
+    payload = {"scenario": scenario, "seeds": list(range(seeds))}
+    by_rank = launch(4, "session_targets:wrapped", payload, deadline_s=250.0, pin=True)
+    assert len({loss for rank in by_rank for loss, _ in rank if loss is not None}) == 1
+    for rank in by_rank:
+        first = rank[0][1]
+        assert len(rank) == seeds and first
+        for _, gradients in rank[1:]:
+            assert all(torch.equal(gradients[name], first[name]) for name in first)

@@ -22,12 +22,12 @@ from mesh_cases import (
     ZERO1,
     ZERO3,
     Case,
+    check_delays,
     run_cases,
     scenario_of,
 )
 
 from executor.commands import against_reference, require_supported, run_scenario
-from executor.launch import launch
 from executor.launching import SessionResult
 
 torch.set_num_threads(1)
@@ -108,14 +108,7 @@ def test_they_are_supported(case: Case) -> None:
 def test_random_delays_change_nothing() -> None:
     """Four seeds of random delays, each message checked to be the one expected."""
     scenario = scenario_of(((2, 2, 1), (*TERAPIPE, *UNEVEN, *SCATTER)))
-    payload = {"scenario": scenario, "seeds": list(range(4))}
-    by_rank = launch(4, "session_targets:wrapped", payload, deadline_s=250.0, pin=True)
-    assert len({loss for rank in by_rank for loss, _ in rank if loss is not None}) == 1
-    for rank in by_rank:
-        first = rank[0][1]
-        assert len(rank) == 4 and first
-        for _, gradients in rank[1:]:
-            assert all(torch.equal(gradients[name], first[name]) for name in first)
+    check_delays(scenario, 4)
 
 
 @pytest.mark.timeout(150)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+from published_data import published_sets
 
 from scenarios import catalogue
 from scenarios.errors import Problem, ScenarioError
@@ -17,7 +15,6 @@ from scenarios.published import PublishedRow, choose_tables, load_table
 from scenarios.schema import Cluster, Model, Plan
 from scenarios.tables import rows_of
 
-DATA = Path(__file__).parents[3] / "shared/data/published_runs.yaml"
 TABLES = choose_tables(["megatron"])
 
 
@@ -25,21 +22,6 @@ def parts(row: PublishedRow) -> tuple[Model, Cluster, Plan]:
     model, cluster = row.scenario.model, row.scenario.cluster
     assert model is not None and cluster is not None
     return model, cluster, row.scenario.plan
-
-
-@cache
-def published_sets() -> dict[str, list[dict[str, Any]]]:
-    if not DATA.exists():
-        pytest.skip("the published data is not here")
-    found: dict[str, list[dict[str, Any]]] = {}
-    todo: list[Any] = [YAML(typ="safe").load(DATA.read_text())]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, dict) and "id" in item and "rows" in item:
-            found[item["id"]] = item["rows"]
-        elif isinstance(item, (dict, list)):
-            todo += item.values() if isinstance(item, dict) else item
-    return found
 
 
 def test_all_tables_are_there() -> None:

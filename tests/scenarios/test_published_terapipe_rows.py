@@ -4,34 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+from published_data import published_sets
 
 from scenarios.errors import ScenarioError
 from scenarios.files import parse_text
 from scenarios.published import _part, choose_tables, load_table
 
-DATA = Path(__file__).parents[3] / "shared/data/published_runs.yaml"
 TABLES = choose_tables(["terapipe"])
-
-
-@cache
-def data() -> dict[str, list[dict[str, Any]]]:
-    if not DATA.exists():
-        pytest.skip("the published data is not here")
-    found: dict[str, list[dict[str, Any]]] = {}
-    todo: list[Any] = [YAML(typ="safe").load(DATA.read_text())]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, dict) and "id" in item and "rows" in item:
-            found[item["id"]] = item["rows"]
-        elif isinstance(item, (dict, list)):
-            todo += item.values() if isinstance(item, dict) else item
-    return found
 
 
 def tokens(written: str) -> list[int]:
@@ -51,10 +32,10 @@ def test_the_tables() -> None:
 
 
 def test_settings_are_those_of_table_1_and_latencies_of_the_appendix() -> None:
-    settings = {str(row["setting"]): row for row in data()["terapipe.table1"]}
+    settings = {str(row["setting"]): row for row in published_sets()["terapipe.table1"]}
     latencies = {
         (str(row["setting"]), side): row
-        for row in data()["terapipe.main"]
+        for row in published_sets()["terapipe.main"]
         for side in ("w/o", "w/")
         if side in row["algorithm"].split(" and ")[:2] or row["algorithm"].startswith("w/o and")
     }
@@ -83,7 +64,7 @@ def test_settings_are_those_of_table_1_and_latencies_of_the_appendix() -> None:
 def test_figure_6_is_that_of_the_data() -> None:
     expected = {
         (row["model"][5:].lower(), {"DP": "search"}.get(row["slices"], str(row["slices"]))): row
-        for row in data()["terapipe.fig6"]
+        for row in published_sets()["terapipe.fig6"]
     }
     rows = load_table("terapipe.fig6").rows
     assert {tuple(row.name.split("/")) for row in rows} == set(expected)
@@ -101,7 +82,7 @@ def test_figure_6_is_that_of_the_data() -> None:
 
 
 def test_figures_7_and_3_are_those_of_the_data() -> None:
-    by_length = {str(row["seq"]): row for row in data()["terapipe.fig7"]}
+    by_length = {str(row["seq"]): row for row in published_sets()["terapipe.fig7"]}
     for row in load_table("terapipe.fig7").rows:
         side, key = row.name.split("/")
         said = by_length[key]
@@ -110,7 +91,7 @@ def test_figures_7_and_3_are_those_of_the_data() -> None:
         assert row.scenario.plan.num_microbatches == said["batch"]
         assert row.scenario.model is not None and row.scenario.model.sequence == said["seq"]
     figures = [row.figure for row in load_table("terapipe.fig3").rows]
-    assert figures == [row["t_fwd_ms"] for row in data()["terapipe.fig3"]]
+    assert figures == [row["t_fwd_ms"] for row in published_sets()["terapipe.fig3"]]
     assert load_table("terapipe.fig3").part == ("layer", "forward")
 
 

@@ -11,10 +11,11 @@ from scenarios.schema import Scenario
 from sim.calibration import CalibrationError, calibrate_from_runs, fit_message_time
 from sim.comparison import compare, own_costs, replay, structural_error
 from sim.cost.costs import ActionCosts, Transfer
+from sim.cost.profile import ProfileMismatch
 from sim.cost.shapes import shape_of
 from sim.engine.simpy_engine import simulate
 from sim.measurement import Measurement, MeasurementError, read_measurement, write_measurement
-from sim.prediction import ProfileMismatch, fits, predict, summary
+from sim.prediction import fits, predict, summary
 from sim.schedule.actions import SENDS, Action, Kind
 from sim.schedule.build import build_program
 from sim.scores import score
