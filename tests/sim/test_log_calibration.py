@@ -12,7 +12,7 @@ from sim import log_calibration
 from sim.calibration import CalibrationError
 from sim.cost.baselines import constant_rate, constant_rate_with_bubble
 from sim.cost.fit import Fit, Parameter
-from sim.cost.profile import Fitted, Profile, Source
+from sim.cost.profile import Fitted, Profile, ProfileMismatch, Source
 from sim.cost.profile_file import ProfileError, from_data, to_data
 from sim.cost.runs import COLUMNS, Run, RunLog, parse_runs
 from sim.hints import worst_rows
@@ -25,7 +25,6 @@ from sim.log_calibration import (
     score_runs,
     validate_log,
 )
-from sim.prediction import ProfileMismatch
 from sim.training_data import read_training
 
 CLUSTER = load_cluster("a100-80gb")
