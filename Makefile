@@ -44,7 +44,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(INSTALL) -e '.[executor,test]'
+	$(INSTALL) -e '.[executor,data,test]'
 	@touch $@ $(VENV)/.demo
 
 clean:

@@ -21,6 +21,7 @@ from scenarios.units import (
 
 CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 Positive = Annotated[int, Field(ge=1, strict=True)]
+NonNegative = Annotated[int, Field(ge=0, strict=True)]
 Fraction01 = Annotated[float, Field(gt=0, le=1)]
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]
 PRECISION_BYTES: dict[Precision, int] = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
@@ -121,6 +122,9 @@ class Cluster:
     """What joins the devices of one node (NVLink, PCIe, shared memory); bandwidth per device."""
     inter_node: Link
     """What joins the nodes; bandwidth per NIC."""
+    processors_per_node: Positive | None = None
+    """Processors that the devices of a node share: device i computes on processor i modulo this,
+    and those on one take turns (ranks that share cores); each has its own unless given."""
     nics_per_node: Positive = 1
     """NICs in each node: equal to `devices_per_node` where every device has its own."""
     oversubscription: Annotated[float, Field(ge=1)] = 1.0

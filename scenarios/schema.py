@@ -23,7 +23,10 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from scenarios.hardware import CONFIG, Positive
+from scenarios.elastic import Elastic as Elastic
+from scenarios.elastic import ElasticCache as ElasticCache
+from scenarios.elastic import Transition as Transition
+from scenarios.hardware import CONFIG, NonNegative, Positive
 from scenarios.hardware import PRECISION_BYTES as PRECISION_BYTES
 from scenarios.hardware import Cluster as Cluster
 from scenarios.hardware import Device as Device
@@ -56,8 +59,10 @@ class Model:
     """Vocabulary entries (for `vit`: number of classes)."""
     patch_inputs: Positive | None = None
     """`vit` only: numbers in one image patch (channels x patch height x patch width)."""
+    classes: Positive | None = None
+    """`bert` only: classes of a classifier of the first token, instead of the masked-token loss."""
     tied_embeddings: StrictBool = True
-    """Whether the head multiplies by the token embedding's weights."""
+    """Whether the head multiplies by the token embedding's weights (never where it classifies)."""
     ends: StrictBool = True
     """Whether embedding and head are there; without them the layers are simulated alone."""
     source: str = ""
@@ -67,6 +72,21 @@ class Model:
     def ffn(self) -> int:
         """Width inside the MLP, resolved."""
         return self.ffn_hidden if self.ffn_hidden is not None else 4 * self.hidden
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the head reads the first token alone and gives it a class."""
+        return self.family == "vit" or self.classes is not None
+
+    @property
+    def outputs(self) -> int:
+        """What the head chooses from: classes, or the vocabulary."""
+        return self.classes if self.classes is not None else self.vocabulary
+
+    @property
+    def shares_table(self) -> bool:
+        """Whether the head multiplies by the token embedding's weights, resolved."""
+        return self.tied_embeddings and not self.classifies
 
     @property
     def causal(self) -> bool:
@@ -154,6 +174,18 @@ class Plan:
     `microbatches` and `slices`."""
     layers_per_stage: tuple[Positive, ...] | None = None
     """Layers of each stage; an even split unless given."""
+    frozen_layers: NonNegative = 0
+    """Layers, from the first on, that are not trained, and with them the embedding: their passes
+    run forward only, and nothing of theirs is reduced or updated (PipeTransformer)."""
+    cached_layers: NonNegative = 0
+    """Of the frozen layers, those whose output is read from a cache instead of being computed; all
+    on the first stage."""
+    fills_cache: StrictBool = False
+    """Whether the output of the last frozen layer is written to the cache; it is on the first
+    stage."""
+    frozen_first: StrictBool = False
+    """Whether the frozen layers, all on the first stage, run over the pipeline's whole batch before
+    its first microbatch (as PipeTransformer's authors have it), not microbatch by microbatch."""
     precision: Precision = "fp16"
     """Type of weights and activations in the forward and backward passes."""
     gradient_precision: Precision | None = None
@@ -384,6 +416,8 @@ class Scenario:
     """How the model is laid over the cluster."""
     training: Training | None = None
     """The whole training run."""
+    elastic: Elastic | None = None
+    """A run of epochs in which the pipeline changes."""
     costs: GivenCosts | None = None
     """Times given outright, instead of those computed from model and cluster."""
     execution: Execution = field(default_factory=Execution)

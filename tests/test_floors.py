@@ -15,7 +15,7 @@ FLOORS = [
     ["sim.cost"],
     ["sim.timeline"],
     ["sim.engine"],
-    ["sim.planner"],
+    ["sim.planner", "sim.elastic"],
     ["sim"],
     ["executor", "reports"],
     ["pipetwin"],

@@ -1,0 +1,1 @@
+"""PipeTransformer's decisions: freezing, packing, replicas, caching; pure, for both twins."""

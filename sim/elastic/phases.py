@@ -1,0 +1,111 @@
+"""The nouns of an elastic run: the layout of the pipeline for so many frozen layers, and the phases
+of epochs in which nothing changes.
+
+A phase is an ordinary scenario (`phase_scenario`): the simulator predicts one iteration of it, and
+the executor runs it, with the very same plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from scenarios.schema import Elastic, Scenario
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How the model lies on the ranks while `frozen_layers` are frozen.
+
+    layers_per_stage: all layers, frozen ones included, by stage; as many stages as pipeline ranks.
+    data: replicas of the pipeline. micro_batch: sequences; microbatches: of one pipeline.
+    """
+
+    frozen_layers: int
+    layers_per_stage: tuple[int, ...]
+    data: int
+    micro_batch: int
+    microbatches: int
+
+    @property
+    def pipeline(self) -> int:
+        """Ranks of one pipeline."""
+        return len(self.layers_per_stage)
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks at work (of a tensor degree of one)."""
+        return self.pipeline * self.data
+
+    @property
+    def global_batch(self) -> int:
+        """Sequences in one iteration over all replicas."""
+        return self.micro_batch * self.microbatches * self.data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """Epochs in a row in which nothing changes.
+
+    index: counted from 0. first_epoch, epochs: which epochs, counted from 0.
+    cached_layers: layers whose output is read from the cache (0: none is).
+    fills_cache: whether the output of the frozen layers is written to the cache.
+    iterations: of each epoch.
+    """
+
+    index: int
+    first_epoch: int
+    epochs: int
+    layout: Layout
+    cached_layers: int
+    fills_cache: bool
+    iterations: int
+
+    @property
+    def frozen_layers(self) -> int:
+        """Layers that are not trained."""
+        return self.layout.frozen_layers
+
+
+def elastic_of(scenario: Scenario) -> Elastic:
+    """A scenario's elastic run; ValueError where it has none."""
+    if scenario.elastic is None:
+        raise ValueError(f"scenario {scenario.name} has no `elastic` section: it is one iteration")
+    return scenario.elastic
+
+
+def phase_scenario(scenario: Scenario, phase: Phase) -> Scenario:
+    """The scenario of one iteration in a phase: the run's own, with the phase's plan.
+
+    Ranks keep their devices where every rank is at work; where fewer are, each replica keeps the
+    first devices of those it had at first.
+    """
+    plan, layout = scenario.plan, phase.layout
+    first = plan.devices or tuple(
+        plan.device_of(p, d, t)
+        for p in range(plan.pipeline)
+        for d in range(plan.data)
+        for t in range(plan.tensor)
+    )
+    devices = None
+    if layout.num_ranks < plan.pipeline * plan.data:
+        # Rank (p, d, t) of the first plan is at (p data + d) tensor + t.
+        devices = tuple(
+            first[(p * plan.data + d) * plan.tensor + t]
+            for p in range(layout.pipeline)
+            for d in range(layout.data)
+            for t in range(plan.tensor)
+        )
+    changed = replace(
+        plan,
+        pipeline=layout.pipeline,
+        data=layout.data,
+        layers_per_stage=layout.layers_per_stage,
+        micro_batch=layout.micro_batch,
+        microbatches=layout.microbatches,
+        global_batch=None,
+        frozen_layers=layout.frozen_layers,
+        cached_layers=phase.cached_layers,
+        fills_cache=phase.fills_cache,
+        devices=devices,
+    )
+    return replace(scenario, plan=changed)
