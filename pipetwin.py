@@ -466,7 +466,7 @@ def validate(
     rounds
         With --calibrate-on: how often to alternate between calibration and judged runs.
     """
-    from reports import console, files, measured_files, terminal_scores, terminal_variants
+    from reports import console, files, judging, measured_files, terminal_scores
 
     files.check_outputs((report,), force=force)
     files.refuse_unused(
@@ -477,54 +477,28 @@ def validate(
             "--published": published,
         },
         {"--profile": profile, "--report": report, "--device": device},
-        {
-            "--runs": ("--profile", "--device"),
-            "--calibrate-on": ("--report",),
-            "--published": ("--profile",),
-        },
+        judging.MODES,
         default=("--profile", "--report"),
     )
+    overrides, told = set or (), console.progress()
     if published:
-        from reports import terminal_published
-        from sim.published import predict_tables
-
-        tables = files.published_tables(published, set or ())
-        profiles = files.profile(profile) or files.table_profiles(tables)
-        predicted = predict_tables(tables, profiles, console.progress())
-        errors = terminal_published.show_published(predicted, as_json=json)
-        return files.exit_code(errors, max_error)
+        return judging.published(
+            published, profile, overrides, max_error, as_json=json, progress=told
+        )
     if runs is not None:
-        from sim.log_calibration import validate_log
-
-        cluster = files.cluster(device, set or ())
-        scores, notes = validate_log(runs, cluster, files.profile(profile), console.progress())
-        terminal_scores.show_log_sets((scores,), notes, as_json=json)
-        return files.exit_code((float(str(scores["mape"])),), max_error)
+        return judging.log(runs, device, profile, overrides, max_error, as_json=json, progress=told)
     if calibrate_on:
         from executor.loop import closed_loop
 
-        result = closed_loop(
-            scenario, calibrate_on, set or (), rounds=rounds, progress=console.progress()
-        )
+        result = closed_loop(scenario, calibrate_on, overrides, rounds=rounds, progress=told)
         if report is not None:
-            measured_files.write_loop_report(report, result, scenario, set or (), force=force)
+            measured_files.write_loop_report(report, result, scenario, overrides, force=force)
         terminal_scores.show_loop(result, as_json=json)
         console.wrote((report,), as_json=json)
         return files.exit_code(result.errors, max_error)
-    used = files.profile(profile)
-    variants = measured_files.compare_variants(scenario, measured, used, set or ())
-    if variants is not None:
-        measured_files.keep_variants(variants, None, report, force=force)
-        terminal_variants.finish(variants, (report,), as_json=json)
-        return files.exit_code(variants.errors, max_error)
-    loaded, found, measurement, comparison = measured_files.compare_file(
-        scenario, measured, used, set or ()
+    return judging.measured(
+        scenario, measured, profile, overrides, report, max_error, as_json=json, force=force
     )
-    if report is not None:
-        files.write_report(report, found, loaded, measurement=measurement, force=force)
-    terminal_scores.show_comparison(found, comparison, as_json=json)
-    console.wrote((report,), as_json=json)
-    return files.exit_code((comparison.structural, comparison.predictive), max_error)
 
 
 @app.command

@@ -1,0 +1,82 @@
+"""What `validate` does: predictions held against published tables, logs of runs, or one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from reports import console, files, measured_files, terminal_scores, terminal_variants
+
+MODES = {
+    "--runs": ("--profile", "--device"),
+    "--calibrate-on": ("--report",),
+    "--published": ("--profile",),
+}
+"""The options that each way of judging uses."""
+
+
+def published(
+    names: str,
+    profile: Path | None,
+    overrides: Sequence[str],
+    max_error: float | None,
+    *,
+    as_json: bool,
+    progress: Callable[[str], None],
+) -> int:
+    """Predict published tables and show their errors; the exit code."""
+    from reports import terminal_published
+    from sim.published import predict_tables
+
+    tables = files.published_tables(names, overrides)
+    profiles = files.profile(profile) or files.table_profiles(tables)
+    predicted = predict_tables(tables, profiles, progress)
+    errors = terminal_published.show_published(predicted, as_json=as_json)
+    return files.exit_code(errors, max_error)
+
+
+def log(
+    runs: Path,
+    device: str,
+    profile: Path | None,
+    overrides: Sequence[str],
+    max_error: float | None,
+    *,
+    as_json: bool,
+    progress: Callable[[str], None],
+) -> int:
+    """Predict the runs of a log of iteration times and show their errors; the exit code."""
+    from sim.log_calibration import validate_log
+
+    cluster = files.cluster(device, overrides)
+    scores, notes = validate_log(runs, cluster, files.profile(profile), progress)
+    terminal_scores.show_log_sets((scores,), notes, as_json=as_json)
+    return files.exit_code((float(str(scores["mape"])),), max_error)
+
+
+def measured(
+    scenarios: Sequence[str],
+    path: Path | None,
+    profile: Path | None,
+    overrides: Sequence[str],
+    report: Path | None,
+    max_error: float | None,
+    *,
+    as_json: bool,
+    force: bool,
+) -> int:
+    """Hold a scenario, or its variants, against a file of measurements; the exit code."""
+    used = files.profile(profile)
+    variants = measured_files.compare_variants(scenarios, path, used, overrides)
+    if variants is not None:
+        measured_files.keep_variants(variants, None, report, force=force)
+        terminal_variants.finish(variants, (report,), as_json=as_json)
+        return files.exit_code(variants.errors, max_error)
+    loaded, found, measurement, comparison = measured_files.compare_file(
+        scenarios, path, used, overrides
+    )
+    if report is not None:
+        files.write_report(report, found, loaded, measurement=measurement, force=force)
+    terminal_scores.show_comparison(found, comparison, as_json=as_json)
+    console.wrote((report,), as_json=as_json)
+    return files.exit_code((comparison.structural, comparison.predictive), max_error)
