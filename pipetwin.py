@@ -405,10 +405,8 @@ def calibrate(
     output
         The profile to write; none unless given.
     """
-    from reports import console, files, terminal_scores
-    from sim.calibration import calibrate_from_runs
+    from reports import console, files, fitting, terminal_scores
     from sim.cost.profile_file import write_profile
-    from sim.measurement import read_measurements
 
     files.check_outputs((output,), force=force)
     mode = "--runs" if runs else "--published"
@@ -420,18 +418,12 @@ def calibrate(
         default=(),
     )
     if runs or published:
-        from sim import log_calibration, training_data
-
-        cluster = files.cluster(device, set or ())
-        data = training_data.read_training(
-            cluster, log=runs, published=published, collectives=collectives
+        folding = (folds, seed, fold_by)
+        found, sets, notes = fitting.from_log(
+            runs, published, collectives, device, set or (), folding, console.progress()
         )
-        folding = log_calibration.Folding(count=folds, seed=seed, by=fold_by) if folds else None
-        fitted = log_calibration.calibrate_from_log(data, cluster, console.progress(), folding)
-        found, sets, notes = fitted.profile, fitted.sets, fitted.notes
     else:
-        found = calibrate_from_runs([m for path in measured for m in read_measurements(path)])
-        sets, notes = (), ()
+        found, sets, notes = fitting.from_runs(measured)
     if output is not None:
         write_profile(found, output, force=force)
     terminal_scores.show_profile(found, output, as_json=json, sets=sets, notes=notes)
