@@ -1,6 +1,7 @@
 """Static checks: everything that can go wrong with a schedule, found before anything runs.
 
-1. Every pass of every (pipe, stage, microbatch, slice) exactly once, on the rank of its stage.
+1. Every pass of every (pipe, stage, microbatch, slice) exactly once, on the rank of its stage; of
+   a frozen stage the forward pass alone.
 2. Dependencies and program order together are acyclic.
 3. For each directed pair of ranks, messages are received in the order they are sent. Messages of
    equal shape match first-in first-out, so a difference is not a hang but wrong gradients.
@@ -109,7 +110,10 @@ def check_complete(schedule: Schedule) -> None:
             name = str(Action(Kind.FORWARD, stage, microbatch, slice_index, pipe))
             if not forward:
                 problems.append(f"{name} is missing")
-            if backward == (grad_input or grad_weight) or grad_input != grad_weight:
+            if stage < schedule.frozen_stages:
+                if backward or grad_input or grad_weight:
+                    problems.append(f"stage {stage} is frozen, but {name} has a backward pass")
+            elif backward == (grad_input or grad_weight) or grad_input != grad_weight:
                 problems.append(
                     f"{name} needs either one B, or one I and one W: found "
                     f"{'B ' * backward}{'I ' * grad_input}{'W ' * grad_weight}".rstrip()
@@ -222,12 +226,13 @@ def run_untimed(program: Program, *, synchronous: bool) -> tuple[Waiting, ...]:
 
 
 def in_flight(schedule: Schedule) -> tuple[int, ...]:
-    """Check 5: per rank, the most activations held between F's start and the end of B, or of W."""
+    """Check 5: per rank, the most activations held between F's start and the end of B, or of W; a
+    frozen stage holds none."""
     peaks = []
     for order in schedule.orders:
         live = peak = 0
         for action in order:
-            if action.kind is Kind.FORWARD:
+            if action.kind is Kind.FORWARD and action.stage >= schedule.frozen_stages:
                 live += 1
                 peak = max(peak, live)
             elif action.kind in (Kind.BACKWARD, Kind.BACKWARD_WEIGHT):

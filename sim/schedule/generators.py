@@ -6,6 +6,9 @@ Sources: GPipe (arXiv 1811.06965); 1F1B, also called PipeDream-Flush (arXiv 2104
 
 `slices` is how many token slices each microbatch has: one number a microbatch, or one for all. The
 slices of a microbatch go forward in order, and backward in the reverse order.
+
+`frozen_stages`, of GPipe and 1F1B: the first so many stages train nothing and have forward passes
+alone (PipeTransformer, arXiv 2102.03161, section 3.1); the others' orders are as they would be.
 """
 
 from __future__ import annotations
@@ -24,13 +27,17 @@ def gpipe(
     *,
     slices: int | Sequence[int] = 1,
     backward: Literal["same", "reversed"] = "same",
+    frozen_stages: int = 0,
 ) -> Schedule:
     """Every forward pass, then every backward pass, microbatches in the same or reversed order.
 
     Bubble (p - 1)(f + b) with free messages, f and b those of the largest slice; in flight at every
-    rank: all slices of m microbatches.
+    rank: all slices of m microbatches. With k frozen stages as quick as the others, an iteration
+    takes (m + p - 1) f + (m + p - k - 1) b.
+    Raises ValueError where all stages would be frozen.
     """
     counts = _slice_counts(num_ranks, num_microbatches, slices)
+    _check_frozen(num_ranks, frozen_stages)
     backwards = range(num_microbatches)
     if backward == "reversed":
         backwards = backwards[::-1]
@@ -41,11 +48,18 @@ def gpipe(
             for j in range(counts[i])
         )
         + tuple(
-            Action(Kind.BACKWARD, rank, i, j) for i in backwards for j in reversed(range(counts[i]))
+            Action(Kind.BACKWARD, rank, i, j)
+            for i in (backwards if rank >= frozen_stages else ())
+            for j in reversed(range(counts[i]))
         )
         for rank in range(num_ranks)
     )
-    return Schedule(name="gpipe", orders=orders, placement=looped_placement(num_ranks, num_ranks))
+    return Schedule(
+        name="gpipe",
+        orders=orders,
+        placement=looped_placement(num_ranks, num_ranks),
+        frozen_stages=frozen_stages,
+    )
 
 
 def terapipe(num_ranks: int, num_microbatches: int, *, slices: int | Sequence[int] = 1) -> Schedule:
@@ -60,15 +74,21 @@ def terapipe(num_ranks: int, num_microbatches: int, *, slices: int | Sequence[in
 
 
 def one_forward_one_backward(
-    num_ranks: int, num_microbatches: int, *, slices: int | Sequence[int] = 1
+    num_ranks: int,
+    num_microbatches: int,
+    *,
+    slices: int | Sequence[int] = 1,
+    frozen_stages: int = 0,
 ) -> Schedule:
     """min(p - 1 - r, m) forward passes to warm up, then pairs F B, then the remaining B.
 
     Bubble (p - 1)(f + b) with free messages; in flight at rank r: min(m, p - r) microbatches. With
     n slices a microbatch the same over slices: min(p - 1 - r + n - 1, m n) forward passes warm up
     (the first backward pass is of a microbatch's last slice); in flight p - 1 - r + n slices.
+    Raises ValueError where all stages would be frozen.
     """
     counts = _slice_counts(num_ranks, num_microbatches, slices)
+    _check_frozen(num_ranks, frozen_stages)
     orders = []
     for rank in range(num_ranks):
         forwards = [
@@ -81,10 +101,16 @@ def one_forward_one_backward(
             for i in range(num_microbatches)
             for j in reversed(range(counts[i]))
         ]
+        if rank < frozen_stages:
+            orders.append(tuple(forwards))
+            continue
         warm_up = min(num_ranks - 1 - rank + max(counts) - 1, len(forwards))
         orders.append(tuple(interleave(forwards, backwards, warm_up)))
     return Schedule(
-        name="1f1b", orders=tuple(orders), placement=looped_placement(num_ranks, num_ranks)
+        name="1f1b",
+        orders=tuple(orders),
+        placement=looped_placement(num_ranks, num_ranks),
+        frozen_stages=frozen_stages,
     )
 
 
@@ -162,6 +188,14 @@ def _slice_counts(
             f"not {list(counts)}"
         )
     return counts
+
+
+def _check_frozen(num_ranks: int, frozen_stages: int) -> None:
+    if not 0 <= frozen_stages < num_ranks:
+        raise ValueError(
+            f"of {num_ranks} stages {frozen_stages} are to be frozen: the last one, with the loss, "
+            f"is always trained, so that at most {num_ranks - 1} can be"
+        )
 
 
 def _check(num_ranks: int, num_microbatches: int) -> None:

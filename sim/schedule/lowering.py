@@ -35,8 +35,8 @@ RECEIVE_WINDOW = 4
 class Flush:
     """What follows the last pass of an iteration.
 
-    reduce_gradients: an all-reduce of each stage's gradients over the data-parallel replicas (a
-        reduce-scatter, where the optimizer's state is sharded).
+    reduce_gradients: an all-reduce of each trained stage's gradients over the data-parallel
+        replicas (a reduce-scatter, where the optimizer's state is sharded).
     overlapped: that reduction starts with the stage's last backward pass, and goes on beside the
         passes after it; NORM and STEP wait for it.
     reduce_tied: an all-reduce of the shared embedding's gradient between first and last stage.
@@ -120,11 +120,12 @@ def receives(action: Action, schedule: Schedule) -> tuple[Action, ...]:
 
 
 def sends(action: Action, schedule: Schedule) -> tuple[Action, ...]:
-    """The messages a pass makes, as SEND actions."""
+    """The messages a pass makes, as SEND actions; the first stage that is trained, which may have
+    frozen ones before it, makes no gradient of its input."""
     kind, stage, microbatch, slice_index, pipe = action
     if kind is Kind.FORWARD and stage < schedule.num_stages - 1:
         message = Action(Kind.SEND_FORWARD, stage, microbatch, slice_index, pipe)
-    elif kind in (Kind.BACKWARD, Kind.BACKWARD_INPUT) and stage > 0:
+    elif kind in (Kind.BACKWARD, Kind.BACKWARD_INPUT) and stage > schedule.frozen_stages:
         message = Action(Kind.SEND_BACKWARD, stage, microbatch, slice_index, pipe)
     else:
         return ()
@@ -263,7 +264,7 @@ def _exchange(
 
 def _flush(schedule: Schedule, rank: int, flush: Flush) -> tuple[Step, ...]:
     actions = []
-    stages = schedule.stages_of(rank)
+    stages = [stage for stage in schedule.stages_of(rank) if stage >= schedule.frozen_stages]
     if flush.reduce_gradients and not flush.overlapped:
         actions += [Action(Kind.REDUCE_GRADIENTS, stage) for stage in stages]
     if flush.reduce_tied and rank in tied_ranks(schedule):

@@ -15,11 +15,14 @@ class Schedule:
 
     orders: one tuple of compute actions (F, B, I, W) per rank, in program order.
     placement: `placement[pipe][stage]` is the rank that holds that stage.
+    frozen_stages: stages, from the first on, in which nothing is trained: they have forward passes
+        only, and the stage after them sends no gradient back.
     """
 
     name: str
     orders: tuple[tuple[Action, ...], ...]
     placement: tuple[tuple[int, ...], ...]
+    frozen_stages: int = 0
 
     @property
     def num_ranks(self) -> int:

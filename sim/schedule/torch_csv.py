@@ -20,13 +20,14 @@ def compute_csv(schedule: Schedule) -> str:
 
 
 def program_csv(program: Program) -> str:
-    """Passes and messages (torch's format `compute_comms`), and a REDUCE_GRAD for every stage, at
-    which torch 2.13's runtime scales the gradients; the rest of the flush, which torch does not
-    schedule, is left out."""
+    """Passes and messages (torch's format `compute_comms`), and a REDUCE_GRAD for every stage that
+    is trained, at which torch 2.13's runtime scales the gradients; the rest of the flush, which
+    torch does not schedule, is left out."""
     rows = []
     for rank, steps in enumerate(program.steps):
         row = [a for step in steps for a in step if a.kind not in FLUSH]
-        stages = program.schedule.stages_of(rank)
+        frozen = program.schedule.frozen_stages
+        stages = [stage for stage in program.schedule.stages_of(rank) if stage >= frozen]
         rows.append((*row, *(Action(Kind.REDUCE_GRADIENTS, stage) for stage in stages)))
     return _csv(tuple(rows))
 
@@ -63,6 +64,7 @@ def parse_csv(
 ) -> Schedule:
     """Read a schedule of passes; messages in the text are dropped (lowering places them again).
 
+    Stages from the first on that have no backward pass at all, before others that have, are frozen.
     shown: the text's name, for messages.
     Raises ScheduleError, naming line and cell, where a cell is no action, a stage is on two ranks,
     or the sizes are not the ones asked for.
@@ -82,7 +84,10 @@ def parse_csv(
     if not orders:
         raise ScheduleError(f"{shown}: holds no action; a row a rank, as `0F0,0F1,0B0,0B1`")
     schedule = Schedule(
-        name=Path(shown).stem, orders=tuple(orders), placement=_placement(shown, tuple(orders))
+        name=Path(shown).stem,
+        orders=tuple(orders),
+        placement=_placement(shown, tuple(orders)),
+        frozen_stages=_frozen_stages(orders),
     )
     for what, found, asked in (
         ("ranks", schedule.num_ranks, num_ranks),
@@ -102,6 +107,11 @@ def _words(cell: str) -> list[str]:
     if cell.startswith("(") and cell.endswith(")OVERLAP_F_B"):
         return cell[1 : -len(")OVERLAP_F_B")].split(";")
     return [cell]
+
+
+def _frozen_stages(orders: list[tuple[Action, ...]]) -> int:
+    backward = [a.stage for order in orders for a in order if a.kind is not Kind.FORWARD]
+    return min(backward, default=0)
 
 
 def _placement(shown: str, orders: tuple[tuple[Action, ...], ...]) -> tuple[tuple[int, ...], ...]:

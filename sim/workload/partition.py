@@ -11,18 +11,51 @@ from scenarios.schema import MicrobatchGroup, Plan, Scenario
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePart:
-    """One stage's part of the model: layers `first_layer` .. `first_layer + num_layers - 1`."""
+    """One stage's part of the model: layers `first_layer` .. `first_layer + num_layers - 1`.
+
+    frozen_layers: of them, from the first on, those that are not trained (the model's frozen layers
+        are its first ones, and the embedding is frozen with them).
+    cached_layers: of those, the ones whose output is read from the cache; the embedding is then not
+        computed either.
+    """
 
     stage: int
     first_layer: int
     num_layers: int
     embedding: bool
     head: bool
+    frozen_layers: int = 0
+    cached_layers: int = 0
+
+    @property
+    def num_active(self) -> int:
+        """Layers that are trained."""
+        return self.num_layers - self.frozen_layers
+
+    @property
+    def num_computed(self) -> int:
+        """Layers that a forward pass computes: all but the cached ones."""
+        return self.num_layers - self.cached_layers
+
+    @property
+    def trains_embedding(self) -> bool:
+        """Whether the embedding is here and trained: it is frozen with the first layer."""
+        return self.embedding and not self.frozen_layers
+
+    @property
+    def computes_embedding(self) -> bool:
+        """Whether a forward pass computes the embedding."""
+        return self.embedding and not self.cached_layers
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything here is trained; a stage without has no backward pass."""
+        return self.num_active > 0 or self.head or self.trains_embedding
 
 
 def partition(scenario: Scenario, num_stages: int | None = None) -> tuple[StagePart, ...]:
     """The parts of all stages: layers as given or evenly, embedding first, head and loss last,
-    where the model has these ends.
+    where the model has these ends; the plan's frozen and cached layers are the first ones.
 
     num_stages: the stages of the schedule; the plan's unless given.
     Raises ValueError where the layers do not divide evenly or do not match the stages.
@@ -47,6 +80,8 @@ def partition(scenario: Scenario, num_stages: int | None = None) -> tuple[StageP
                 num_layers=count,
                 embedding=model.ends and stage == 0,
                 head=model.ends and stage == len(counts) - 1,
+                frozen_layers=min(count, max(0, plan.frozen_layers - first)),
+                cached_layers=min(count, max(0, plan.cached_layers - first)),
             )
         )
         first += count
