@@ -7,9 +7,11 @@ the executor runs it, with the very same plan.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from scenarios.schema import Elastic, Scenario
+from sim.elastic.caching import cached_depths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +20,8 @@ class Layout:
 
     layers_per_stage: all layers, frozen ones included, by stage; as many stages as pipeline ranks.
     data: replicas of the pipeline. micro_batch: sequences; microbatches: of one pipeline.
+    replica_ranks: world ranks from one replica's first to the next one's: the pipeline's length
+    unless given, more where ranks that a shorter pipeline freed stand idle.
     """
 
     frozen_layers: int
@@ -25,11 +29,16 @@ class Layout:
     data: int
     micro_batch: int
     microbatches: int
+    replica_ranks: int | None = None
 
     @property
     def pipeline(self) -> int:
         """Ranks of one pipeline."""
         return len(self.layers_per_stage)
+
+    def rank_of(self, stage: int, replica: int) -> int:
+        """The world rank of a stage in a replica: pipelines one after another."""
+        return replica * (self.replica_ranks or self.pipeline) + stage
 
     @property
     def num_ranks(self) -> int:
@@ -71,6 +80,47 @@ def elastic_of(scenario: Scenario) -> Elastic:
     if scenario.elastic is None:
         raise ValueError(f"scenario {scenario.name} has no `elastic` section: it is one iteration")
     return scenario.elastic
+
+
+def phases(
+    scenario: Scenario,
+    frozen_by_epoch: Sequence[int],
+    layouts: Sequence[Layout],
+    caches_from: int | None,
+) -> tuple[Phase, ...]:
+    """The phases of a run: epochs in a row with the same layout that read and fill the cache alike.
+
+    frozen_by_epoch: layers frozen in each epoch, of a whole run or of its beginning; layouts: by
+    frozen layers; caches_from: frozen layers from which on their output is cached, None: never.
+    An epoch whose samples are no multiple of the global batch takes the iteration it begins.
+    """
+    samples = elastic_of(scenario).samples
+    found: list[Phase] = []
+    depths = cached_depths(frozen_by_epoch, caches_from)
+    for epoch, (frozen, (cached, fills)) in enumerate(zip(frozen_by_epoch, depths, strict=True)):
+        layout = layouts[frozen]
+        if found:
+            last = found[-1]
+            if (last.layout, last.cached_layers, last.fills_cache) == (layout, cached, fills):
+                found[-1] = replace(last, epochs=last.epochs + 1)
+                continue
+        found.append(
+            Phase(
+                index=len(found),
+                first_epoch=epoch,
+                epochs=1,
+                layout=layout,
+                cached_layers=cached,
+                fills_cache=fills,
+                iterations=iterations_of(samples, layout.global_batch),
+            )
+        )
+    return tuple(found)
+
+
+def iterations_of(samples: int, global_batch: int) -> int:
+    """Iterations of an epoch; the last one is not full where the batch does not divide it."""
+    return -(-samples // global_batch)
 
 
 def phase_scenario(scenario: Scenario, phase: Phase) -> Scenario:
