@@ -331,6 +331,12 @@ class Plan:
         raise IndexError(f"the plan has {self.num_microbatches} microbatches")
 
     @property
+    def runs_frozen_first(self) -> bool:
+        """Whether frozen layers do run over the whole batch before its first microbatch: where some
+        are frozen, and there are several microbatches."""
+        return self.frozen_first and self.frozen_layers > 0 and self.num_microbatches > 1
+
+    @property
     def keeps_master_weights(self) -> bool:
         """Whether an fp32 copy of the weights is kept, resolved."""
         if self.master_weights is not None:

@@ -224,8 +224,12 @@ def rates(scenario: Scenario, iteration_s: float) -> dict[str, float | None]:
     if model is None or iteration_s <= 0:
         return result
     per_device = iteration_s * plan.num_devices * 1e12
-    model_tflops = model_flops(model, plan.num_sequences) / per_device
-    hardware_tflops = hardware_flops(model, plan.num_sequences, plan.recomputation) / per_device
+    frozen, cached = plan.frozen_layers, plan.cached_layers
+    counted = model_flops(model, plan.num_sequences, frozen_layers=frozen, cached_layers=cached)
+    done = hardware_flops(
+        model, plan.num_sequences, plan.recomputation, frozen_layers=frozen, cached_layers=cached
+    )
+    model_tflops, hardware_tflops = counted / per_device, done / per_device
     result["model_tflops_per_gpu"] = model_tflops
     result["hardware_tflops_per_gpu"] = hardware_tflops
     result["sequences_per_s"] = plan.num_sequences / iteration_s

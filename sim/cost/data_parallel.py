@@ -18,8 +18,7 @@ from sim.cost.costs import Cost
 from sim.cost.modelled import PartTimes, PassTimes, Setup
 from sim.cost.parts import Parts, larger, rounded, summed, total_ns
 from sim.cost.shapes import Part, Pass
-from sim.workload.memory import part_parameters
-from sim.workload.parameters import LAYER_MATRICES, token_table_parameters
+from sim.workload.parameters import LAYER_MATRICES, part_parameters, token_table_parameters
 from sim.workload.partition import StagePart
 
 Payloads: TypeAlias = Sequence[tuple[int, float]]

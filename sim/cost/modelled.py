@@ -22,7 +22,6 @@ from sim.cost.device import operation_time, optimizer_ns, traffic_ns
 from sim.cost.links import Network
 from sim.cost.parts import Parts, at_least, larger, summed
 from sim.cost.shapes import Part, Pass
-from sim.workload.memory import updated_parameters
 from sim.workload.operations import (
     FusedAttention,
     Operation,
@@ -33,7 +32,11 @@ from sim.workload.operations import (
     TensorScatter,
     Work,
 )
-from sim.workload.parameters import sequence_parallel_parameters, token_table_parameters
+from sim.workload.parameters import (
+    sequence_parallel_parameters,
+    token_table_parameters,
+    updated_parameters,
+)
 from sim.workload.partition import StagePart
 from sim.workload.setting import setting_of
 from sim.workload.transformer import embedding, head, layer

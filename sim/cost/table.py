@@ -38,8 +38,7 @@ from sim.cost.profile import Profile
 from sim.cost.shapes import Part, Pass
 from sim.schedule.actions import COMPUTE, SENDS, Action, Kind
 from sim.schedule.lowering import Program, partner, tied_ranks
-from sim.workload.memory import rank_parameters, stage_parameters
-from sim.workload.parameters import token_table_parameters
+from sim.workload.parameters import rank_parameters, stage_parameters, token_table_parameters
 from sim.workload.partition import Piece, StagePart, group_pieces, partition
 
 _PASS_OF: dict[Kind, Pass] = {

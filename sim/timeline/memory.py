@@ -25,7 +25,7 @@ class MemorySource(Protocol):
         """What a pass frees at its end, of what it or earlier ones took."""
         ...
 
-    def working_bytes(self, stage: int, kind: Kind) -> int:
+    def working_bytes(self, stage: int, kind: Kind, microbatch: int | None = None) -> int:
         """Held while an action of this kind runs."""
         ...
 
@@ -65,7 +65,8 @@ def memory_curves(timeline: Timeline, memory: MemorySource) -> tuple[MemoryCurve
         for span in spans:
             kind, stage = span.action.kind, span.action.stage
             if kind in COMPUTE and span.lane == "compute":
-                hold(span.start_ns, span.end_ns, memory.working_bytes(stage, kind))
+                working = memory.working_bytes(stage, kind, span.action.microbatch)
+                hold(span.start_ns, span.end_ns, working)
                 hold(span.start_ns, None, memory.taken_bytes(span.action))
                 hold(span.end_ns, None, -memory.freed_bytes(span.action))
             elif kind is Kind.OPTIMIZER and span.lane == "compute":

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from scenarios.schema import PRECISION_BYTES, MicrobatchGroup, Plan, Scenario
 from sim.schedule.actions import Action, Kind
 from sim.schedule.lowering import RECEIVE_WINDOW, Program
 from sim.schedule.schedule import Schedule
 from sim.workload.parameters import (
-    embedding_parameters,
-    head_parameters,
     largest_matrix,
-    layer_parameters,
+    rank_parameters,
     share,
-    token_table_parameters,
+    updated_parameters,
 )
 from sim.workload.partition import Piece, StagePart, group_pieces, partition
 from sim.workload.setting import Setting, setting_of
@@ -37,6 +36,10 @@ class MemoryModel:
         microbatch's first backward pass to its last.
     variants: of each microbatch its variant (size and slicing); empty where all are alike.
     working: per stage, what a pass of a kind needs beside that while it runs.
+    first_working: where the frozen layers run first, over the whole batch: per stage, what
+        microbatch 0's forward pass needs instead.
+    ahead: likewise, per stage, what microbatch 0's forward pass makes for each later one, whose own
+        forward pass then does not take it.
     optimizer: per rank, what its optimizer step needs while it runs.
     """
 
@@ -46,6 +49,9 @@ class MemoryModel:
     optimizer: tuple[int, ...]
     caches: tuple[tuple[tuple[int, ...], ...], ...] = ()
     variants: tuple[int, ...] = ()
+    first_working: tuple[int, ...] = ()
+    ahead: tuple[int, ...] = ()
+    num_microbatches: int = 0
 
     def static_bytes(self, rank: int) -> Mapping[str, int]:
         """What a rank holds throughout the iteration, by kind: parameters, gradients,
@@ -62,7 +68,10 @@ class MemoryModel:
         kind, stage, microbatch, index, _ = action
         variant = self._variant(microbatch)
         if kind is Kind.FORWARD:
-            return self.activations[stage][variant][index] + self._cached(stage, variant)[index]
+            taken = self.activations[stage][variant][index] + self._cached(stage, variant)[index]
+            if self.ahead:
+                taken += self.ahead[stage] * (-1 if microbatch else self.num_microbatches - 1)
+            return taken
         last = index == len(self.activations[stage][variant]) - 1
         if kind in (Kind.BACKWARD, Kind.BACKWARD_INPUT) and last:
             return sum(self._cached(stage, variant))
@@ -86,9 +95,11 @@ class MemoryModel:
     def _variant(self, microbatch: int | None) -> int:
         return self.variants[microbatch] if self.variants and microbatch is not None else 0
 
-    def working_bytes(self, stage: int, kind: Kind) -> int:
+    def working_bytes(self, stage: int, kind: Kind, microbatch: int | None = None) -> int:
         """What an action needs only while it runs; for OPTIMIZER, `stage` numbers the rank, as it
         does in actions."""
+        if self.first_working and kind is Kind.FORWARD and microbatch == 0:
+            return self.first_working[stage]
         return self.optimizer[stage] if kind is Kind.OPTIMIZER else self.working[stage].get(kind, 0)
 
 
@@ -99,6 +110,8 @@ def memory_model(scenario: Scenario, plan_of: Program | Schedule) -> MemoryModel
     have their size (`costs.activation`). With a model but no cluster nothing is reserved.
     Not modelled: fragmentation of the allocator; that W needs less than I where the backward pass
     is split; a stage's output kept after it was sent (Megatron-LM before 2022).
+    Frozen layers have their weights alone, and the working memory of a forward pass; where they run
+    over the whole batch first, its output is held until each microbatch is done with its part.
     """
     schedule = plan_of.schedule if isinstance(plan_of, Program) else plan_of
     if scenario.costs is not None:
@@ -116,21 +129,24 @@ def memory_model(scenario: Scenario, plan_of: Program | Schedule) -> MemoryModel
     )
     every = tuple(setting for variant in settings for setting in variant)
     counts = tuple(
-        rank_parameters([parts[stage] for stage in schedule.stages_of(rank)], scenario)
-        for rank in _ranks(schedule)
+        _Counts(
+            held=rank_parameters(own, scenario),
+            trained=rank_parameters([part.active for part in own], scenario),
+        )
+        for own in ([parts[stage] for stage in schedule.stages_of(r)] for r in _ranks(schedule))
     )
     largest = max(every, key=lambda setting: setting.near_rows)
     message = largest.element_bytes * largest.near_rows * largest.model.hidden
-    # Receives posted ahead, and one send on its way, for each neighbour of a stage.
-    posted = (RECEIVE_WINDOW if scenario.plan.p2p == "overlapped" else 1) + 1
+    window = RECEIVE_WINDOW if scenario.plan.p2p == "overlapped" else 1
+    first = scenario.plan.runs_frozen_first
     return MemoryModel(
         static=tuple(
-            {**_static(scenario, count), "message_buffers": message * posted * neighbours}
-            for count, neighbours in zip(counts, _neighbours(schedule), strict=True)
+            {**_static(scenario, count), "message_buffers": message * buffers}
+            for count, buffers in zip(counts, _buffers(schedule, window), strict=True)
         ),
         activations=tuple(_kept(part, settings) for part in parts),
         working=tuple(_working(part, every, scenario) for part in parts),
-        optimizer=tuple(_optimizer(scenario, count) for count in counts),
+        optimizer=tuple(_optimizer(scenario, count.trained) for count in counts),
         caches=tuple(
             tuple(
                 tuple(part.num_layers * _cached(s, variant) for s in variant)
@@ -139,6 +155,9 @@ def memory_model(scenario: Scenario, plan_of: Program | Schedule) -> MemoryModel
             for part in parts
         ),
         variants=scenario.plan.variants if len(groups) > 1 else (),
+        first_working=_first_working(parts, every, scenario) if first else (),
+        ahead=tuple(0 if part.stage else message for part in parts) if first else (),
+        num_microbatches=scenario.plan.num_microbatches,
     )
 
 
@@ -207,72 +226,41 @@ def _unit(plan: Plan) -> int:
     return 1 if plan.microbatch_groups is not None else plan.micro_batch
 
 
-def _neighbours(schedule: Schedule) -> tuple[int, ...]:
-    """For each rank, how many neighbouring stages on other ranks its stages exchange with."""
+def _buffers(schedule: Schedule, window: int) -> tuple[int, ...]:
+    """For each rank, the messages it has room for: `window` receives posted ahead from each
+    neighbouring stage that sends to one of its stages, and one send on its way to each that
+    receives; no gradient goes into a frozen stage."""
     if schedule.num_ranks == 1:
         return (0,)
-    last = schedule.num_stages - 1
-    return tuple(
-        sum((stage > 0) + (stage < last) for stage in schedule.stages_of(rank))
-        for rank in _ranks(schedule)
-    )
+    last, frozen = schedule.num_stages - 1, schedule.frozen_stages
+
+    def of(stage: int) -> int:
+        received = (stage > 0) + (frozen <= stage < last)
+        sent = (stage < last) + (stage > frozen)
+        return window * received + sent
+
+    return tuple(sum(map(of, schedule.stages_of(rank))) for rank in _ranks(schedule))
 
 
 def _ranks(schedule: Schedule) -> range:
     return range(schedule.num_ranks)
 
 
-def part_parameters(part: StagePart, scenario: Scenario) -> Mapping[str, int]:
-    """Weights on one device of one layer, and of the embedding and the head as far as the stage has
-    them (each with its own copy of tied embeddings)."""
-    model, tensor = scenario.model, scenario.plan.tensor
-    assert model is not None
-    found = {"layer": layer_parameters(model, tensor)}
-    if part.embedding:
-        found["embedding"] = embedding_parameters(model, tensor)
-    if part.head:
-        found["head"] = head_parameters(model, tensor)
-    return found
+class _Counts(NamedTuple):
+    """Weights on a device of a rank: all, and those that are trained."""
+
+    held: int
+    trained: int
 
 
-def stage_parameters(part: StagePart, scenario: Scenario) -> int:
-    """Weights that one device of a stage holds, its own copy of tied embeddings included (once,
-    where both ends are on this stage)."""
-    model, tensor = scenario.model, scenario.plan.tensor
-    assert model is not None
-    found = part_parameters(part, scenario)
-    count = part.num_layers * found["layer"] + found.get("embedding", 0) + found.get("head", 0)
-    if part.embedding and part.head and model.tied_embeddings:
-        count -= token_table_parameters(model, tensor)
-    return count
-
-
-def rank_parameters(parts: Sequence[StagePart], scenario: Scenario) -> int:
-    """Weights that one device of a rank holds for its stages, tied embeddings once where both ends
-    are among them."""
-    model = scenario.model
-    assert model is not None
-    count = sum(stage_parameters(part, scenario) for part in parts)
-    apart = not any(part.embedding and part.head for part in parts)
-    both = any(part.embedding for part in parts) and any(part.head for part in parts)
-    if model.tied_embeddings and apart and both:
-        count -= token_table_parameters(model, scenario.plan.tensor)
-    return count
-
-
-def updated_parameters(count: int, plan: Plan) -> int:
-    """Of `count` weights on a device, those that its own optimizer step updates."""
-    return count if plan.sharding == "none" else share(count, plan.data)
-
-
-def _static(scenario: Scenario, count: int) -> Mapping[str, int]:
+def _static(scenario: Scenario, count: _Counts) -> Mapping[str, int]:
     plan = scenario.plan
     moment = 8 if plan.precision == "fp64" else 4
-    held = share(count, plan.data) if plan.sharding == "full" else count
-    updated = updated_parameters(count, plan)
+    held, trained = (share(n, plan.data) if plan.sharding == "full" else n for n in count)
+    updated = updated_parameters(count.trained, plan)
     return {
         "parameters": held * PRECISION_BYTES[plan.precision],
-        "gradients": held * PRECISION_BYTES[plan.reduced_precision],
+        "gradients": trained * PRECISION_BYTES[plan.reduced_precision],
         "master_weights": 4 * updated if plan.keeps_master_weights else 0,
         "optimizer_state": 2 * moment * updated if plan.optimizer == "adam" else 0,
         "reserved": scenario.cluster.device.reserved_memory if scenario.cluster else 0,
@@ -324,11 +312,12 @@ def stage_activations(part: StagePart, setting: Setting) -> int:
     """Bytes that a stage keeps for one microbatch (slice) from forward to backward pass.
 
     The embedding adds its dropout's mask, the head its layernorm's and product's inputs and the
-    softmax in fp32 (arXiv 2205.05198, section 4.3).
+    softmax in fp32 (arXiv 2205.05198, section 4.3). Frozen layers keep nothing; the input of the
+    first active one is among what it keeps.
     """
     s, model = setting, setting.model
-    total = share(part.num_layers, s.recompute_every) * kept_activations(s)
-    if part.embedding:
+    total = share(part.num_active, s.recompute_every) * kept_activations(s)
+    if part.trains_embedding:
         total += s.near_rows * model.hidden
     return total + (head_activations(s) if part.head else 0)
 
@@ -342,8 +331,8 @@ def head_activations(setting: Setting) -> int:
 def logit_bytes(setting: Setting) -> int:
     """Bytes of a microbatch's logits in the loss on one device: T V/t numbers in fp32."""
     s = setting
-    if s.model.family == "vit":
-        return s.logit_bytes * s.micro_batch * s.model.vocabulary
+    if s.model.classifies:
+        return s.logit_bytes * s.micro_batch * s.model.outputs
     return s.logit_bytes * s.rows * s.local_vocabulary
 
 
@@ -355,36 +344,73 @@ def _working(
     A pass through layers: a group's recomputed activations, the largest tensor (its gradient, or
     what attention's softmax reads) and two of the residual's size; autograd frees what is saved as
     it goes, and what the head saved before it comes to the layers. The head's own: its 16-bit
-    logits, and gradients of the fp32 ones. With full sharding the weight matrix at work and the one
-    gathered ahead, and a matrix of gradients.
+    logits, and gradients of the fp32 ones. What is read from the cache and what is written to it is
+    a microbatch's activations each, while the forward pass runs. With full sharding the weight
+    matrix at work and the one gathered ahead, and a matrix of gradients.
     """
     forward = backward = 0
     for s in settings:
-        e = s.element_bytes
-        wide = s.rows * max(share(s.model.ffn, s.tensor), s.model.hidden)
-        largest = max(wide, _scores(s) if s.attention == "unfused" else 0)
-        temporary = e * (largest + 2 * s.rows * s.model.hidden)
-        group = min(s.recompute_every, part.num_layers)
+        temporary = _temporary(s)
+        group = min(s.recompute_every, part.num_active)
         again = group * layer_activations(s) - kept_activations(s) if group else 0
         layers = temporary + again
         if part.head:
-            half = logit_bytes(s) * e // s.logit_bytes
+            half = logit_bytes(s) * s.element_bytes // s.logit_bytes
             forward = max(forward, half)
             backward = max(backward, half + logit_bytes(s))
             layers -= head_activations(s)
-        forward, backward = max(forward, temporary), max(backward, layers)
+        if part.num_active or not part.frozen_layers:
+            backward = max(backward, layers)
+        through = _cache_bytes(part, s, scenario)
+        if part.num_computed or not part.cached_layers:
+            through += temporary
+        forward = max(forward, through)
     weights = gradients = 0
     if scenario.plan.sharding == "full" and scenario.plan.data > 1:
         ends = part.embedding or part.head
         matrix = largest_matrix(settings[0].model, scenario.plan.tensor, table=ends)
         weights = 2 * matrix * PRECISION_BYTES[scenario.plan.precision]
         gradients = matrix * PRECISION_BYTES[scenario.plan.reduced_precision]
+    if not part.trained:
+        return {Kind.FORWARD: forward + weights}
     return {
         Kind.FORWARD: forward + weights,
         Kind.BACKWARD: backward + weights + gradients,
         Kind.BACKWARD_INPUT: backward + weights,
         Kind.BACKWARD_WEIGHT: gradients,
     }
+
+
+def _temporary(s: Setting) -> int:
+    """What a pass through a layer works on beside what it keeps."""
+    wide = s.rows * max(share(s.model.ffn, s.tensor), s.model.hidden)
+    largest = max(wide, _scores(s) if s.attention == "unfused" else 0)
+    return s.element_bytes * (largest + 2 * s.rows * s.model.hidden)
+
+
+def _cache_bytes(part: StagePart, s: Setting, scenario: Scenario) -> int:
+    """What a stage's forward pass has on its way from and to the cache."""
+    if part.stage:
+        return 0
+    ways = (part.cached_layers > 0) + scenario.plan.fills_cache
+    return ways * s.element_bytes * s.rows * s.model.hidden
+
+
+def _first_working(
+    parts: Sequence[StagePart], settings: Sequence[Setting], scenario: Scenario
+) -> tuple[int, ...]:
+    """What microbatch 0's forward pass needs: on the first stage the frozen layers work on the
+    whole batch at once, and the active ones then on one microbatch."""
+    found = []
+    for part in parts:
+        most = _working(part, tuple(settings), scenario)[Kind.FORWARD]
+        if part.stage == 0:
+            times = scenario.plan.num_microbatches
+            whole = [replace(s, micro_batch=s.micro_batch * times) for s in settings]
+            only = replace(part, num_layers=part.frozen_layers, head=False)
+            most = max(most, _working(only, tuple(whole), scenario)[Kind.FORWARD])
+        found.append(most)
+    return tuple(found)
 
 
 def piece_bytes(part: StagePart, setting: Setting, scenario: Scenario) -> int:
@@ -406,7 +432,8 @@ def peak_bytes(model: MemoryModel, schedule: Schedule) -> tuple[int, ...]:
         peak = model.working_bytes(rank, Kind.OPTIMIZER)
         for action in order:
             live += model.taken_bytes(action)
-            peak = max(peak, live + model.working_bytes(action.stage, action.kind))
+            working = model.working_bytes(action.stage, action.kind, action.microbatch)
+            peak = max(peak, live + working)
             live -= model.freed_bytes(action)
         peaks.append(base + peak)
     return tuple(peaks)

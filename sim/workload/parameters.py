@@ -1,8 +1,12 @@
-"""How many weights each part of a model has on one device of a tensor-parallel group."""
+"""How many weights each part of a model, each stage and each rank has on one device of a
+tensor-parallel group."""
 
 from __future__ import annotations
 
-from scenarios.schema import Model
+from collections.abc import Mapping, Sequence
+
+from scenarios.schema import Model, Plan, Scenario
+from sim.workload.partition import StagePart
 
 
 def share(whole: int, parts: int) -> int:
@@ -37,11 +41,12 @@ def head_parameters(model: Model, tensor: int = 1) -> int:
     """Weights that the head multiplies by or adds, on one device, tied or not.
 
     Where embeddings are tied and both ends share a device, the token table among them is the
-    embedding's (`token_table_parameters`) and must be counted once.
+    embedding's (`token_table_parameters`) and must be counted once. A classifier is a norm and one
+    product, with bias.
     """
     h = model.hidden
-    if model.family == "vit":
-        return 2 * h + (h + 1) * model.vocabulary
+    if model.classifies:
+        return 2 * h + (h + 1) * model.outputs
     extra = h * h + 3 * h + share(model.vocabulary, tensor) if model.family == "bert" else 0
     return 2 * h + extra + token_table_parameters(model, tensor)
 
@@ -54,9 +59,10 @@ def token_table_parameters(model: Model, tensor: int = 1) -> int:
 def sequence_parallel_parameters(model: Model, num_layers: int, *, head: bool) -> int:
     """Weights that act on each device's own tokens under sequence parallelism, so that the tensor
     group must sum their gradients: a layer's norms and the biases of its second products, 6 h, and
-    the final norm (for `bert`, its transform too)."""
+    the final norm (for `bert` with its masked-token loss, its transform too)."""
     h = model.hidden
-    end = 2 * h + (h * h + 3 * h if model.family == "bert" else 0)
+    transform = model.family == "bert" and not model.classifies
+    end = 2 * h + (h * h + 3 * h if transform else 0)
     return num_layers * 6 * h + (end if head else 0)
 
 
@@ -73,3 +79,46 @@ def largest_matrix(model: Model, tensor: int, *, table: bool) -> int:
     h = model.hidden
     layers = h * max(3 * share(h, tensor), share(model.ffn, tensor))
     return max(layers, token_table_parameters(model, tensor) if table else 0)
+
+
+def part_parameters(part: StagePart, scenario: Scenario) -> Mapping[str, int]:
+    """Weights on one device of one layer, and of the embedding and the head as far as the stage has
+    them (each with its own copy of tied embeddings)."""
+    model, tensor = scenario.model, scenario.plan.tensor
+    assert model is not None
+    found = {"layer": layer_parameters(model, tensor)}
+    if part.embedding:
+        found["embedding"] = embedding_parameters(model, tensor)
+    if part.head:
+        found["head"] = head_parameters(model, tensor)
+    return found
+
+
+def stage_parameters(part: StagePart, scenario: Scenario) -> int:
+    """Weights that one device of a stage holds, its own copy of tied embeddings included (once,
+    where both ends are on this stage)."""
+    model, tensor = scenario.model, scenario.plan.tensor
+    assert model is not None
+    found = part_parameters(part, scenario)
+    count = part.num_layers * found["layer"] + found.get("embedding", 0) + found.get("head", 0)
+    if part.embedding and part.head and model.shares_table:
+        count -= token_table_parameters(model, tensor)
+    return count
+
+
+def rank_parameters(parts: Sequence[StagePart], scenario: Scenario) -> int:
+    """Weights that one device of a rank holds for its stages, tied embeddings once where both ends
+    are among them."""
+    model = scenario.model
+    assert model is not None
+    count = sum(stage_parameters(part, scenario) for part in parts)
+    apart = not any(part.embedding and part.head for part in parts)
+    both = any(part.embedding for part in parts) and any(part.head for part in parts)
+    if model.shares_table and apart and both:
+        count -= token_table_parameters(model, scenario.plan.tensor)
+    return count
+
+
+def updated_parameters(count: int, plan: Plan) -> int:
+    """Of `count` weights on a device, those that its own optimizer step updates."""
+    return count if plan.sharding == "none" else share(count, plan.data)

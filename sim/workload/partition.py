@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from scenarios.schema import MicrobatchGroup, Plan, Scenario
@@ -46,6 +46,18 @@ class StagePart:
     def computes_embedding(self) -> bool:
         """Whether a forward pass computes the embedding."""
         return self.embedding and not self.cached_layers
+
+    @property
+    def active(self) -> StagePart:
+        """What of it is trained, as a part by itself."""
+        return replace(
+            self,
+            first_layer=self.first_layer + self.frozen_layers,
+            num_layers=self.num_active,
+            embedding=self.trains_embedding,
+            frozen_layers=0,
+            cached_layers=0,
+        )
 
     @property
     def trained(self) -> bool:

@@ -206,14 +206,15 @@ def head(setting: Setting) -> Work:
     The loss reads and writes fp32 logits as Megatron-LM's vocabulary-parallel cross entropy does:
     cast, maximum, subtraction, exponential, sum, division; three all-reduces of one number a token.
     With sequence parallelism the logits' input is gathered, and again for their weight gradient.
+    A classifier (`vit`, `bert` with classes) reads one token of each sequence.
     Not modelled: BERT's next-sentence head.
     """
     s, model, e, w = setting, setting.model, setting.element_bytes, setting.logit_bytes
     rows, near, h = s.rows, s.near_rows, model.hidden
     norm = Traffic(name="final layernorm", num_bytes=2 * e * near * h)
     norm_back = Traffic(name="final layernorm backward", num_bytes=3 * e * near * h)
-    if model.family == "vit":
-        classes = model.vocabulary
+    if model.classifies:
+        classes = model.outputs
         return Work(
             forward=(norm, Product(name="classifier", m=s.micro_batch, k=h, n=classes)),
             recomputed=(),

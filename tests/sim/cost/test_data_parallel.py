@@ -30,7 +30,7 @@ from sim.schedule.actions import Action, Kind
 from sim.schedule.build import build_program, build_schedule, flush_of
 from sim.schedule.lowering import Program, lower
 from sim.schedule.schedule import Schedule
-from sim.workload.memory import stage_parameters
+from sim.workload.parameters import stage_parameters
 from sim.workload.partition import partition
 
 MODEL = Model(layers=8, hidden=1024, heads=16, sequence=512, vocabulary=8192)

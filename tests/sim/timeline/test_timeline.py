@@ -118,7 +118,7 @@ class Sizes:
     def freed_bytes(self, action: Action) -> int:
         return 7 if action.kind is Kind.BACKWARD else 0
 
-    def working_bytes(self, stage: int, kind: Kind) -> int:
+    def working_bytes(self, stage: int, kind: Kind, microbatch: int | None = None) -> int:
         return 3 if kind is Kind.BACKWARD else 0
 
 
