@@ -123,6 +123,11 @@ def require_supported(scenario: Scenario) -> None:
             f"plan.sharding is full and the model is cut into {plan.num_stages} stages: the "
             "executor shares the whole model out; `pipeline: 1` with `chunks: 1` would work"
         )
+    if plan.frozen_first:
+        problems.append(
+            "plan.frozen_first is true, which only `simulate` can: the executor runs frozen layers "
+            "microbatch by microbatch; `frozen_first: false` would work"
+        )
     program = build_program(scenario)
     kinds = {action.kind for order in program.schedule.orders for action in order}
     if plan.sharding == "full" and Kind.BACKWARD_INPUT in kinds:

@@ -6,9 +6,9 @@ they are shared out to replicas and microbatches. The text is the same for the s
 Python.
 
 gpt: ids are bytes (modulo a smaller vocabulary), targets the next byte. bert: 15 % of each sequence
-is masked, targets are -100 elsewhere. vit: *synthetic* images, for there are no pictures in a
-standard library: patches are runs of bytes scaled to [-1, 1), the class is the number of the source
-file they come from.
+is masked, targets are -100 elsewhere; with classes nothing is masked, and the class is the number
+of the source file that a sequence begins in. vit: *synthetic* images, for there are no pictures in
+a standard library: patches are runs of bytes scaled to [-1, 1), of the same classes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from executor.model import DTYPES
+from executor.model import DTYPES, StageModule
 from scenarios.schema import Scenario
 from sim.workload.partition import pieces
 
@@ -71,6 +72,27 @@ def corpus() -> tuple[Tensor, Tensor]:
     return torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8), ends
 
 
+class Batch(NamedTuple):
+    """What one pass of the first stage reads, and the last one.
+
+    inputs: of the model (depth 0), or the output of its first `depth` layers, (micro_batch, own
+    tokens, hidden). targets: as `Data.batch`'s. samples: their numbers in the data, (micro_batch,);
+    None where nobody counts.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    depth: int = 0
+    samples: Tensor | None = None
+
+
+class Source(Protocol):
+    """Where the ends of a pipeline have their microbatches from."""
+
+    def slices(self, iteration: int, replica: int, microbatch: int) -> tuple[Batch, ...]:
+        """One microbatch, slice by slice."""
+
+
 class Data:
     """The microbatches of a scenario, made on `device` (the CPU unless given)."""
 
@@ -98,8 +120,8 @@ class Data:
         """Inputs and targets of one microbatch.
 
         gpt, bert: int64 ids (micro_batch, sequence), and targets of the same shape.
-        vit: patches (micro_batch, sequence - 1, patch_inputs) in the plan's precision, and classes
-        (micro_batch,).
+        vit: patches (micro_batch, sequence - 1, patch_inputs) in the plan's precision.
+        Where the model classifies, targets are classes, (micro_batch,).
         """
         end = replica * self._ends_of_microbatches[-1] + self._ends_of_microbatches[microbatch]
         begin = end - self._pieces[microbatch][0].micro_batch
@@ -112,20 +134,20 @@ class Data:
             windows = self._windows(starts).long() % self._model.vocabulary
             if self._model.family == "gpt":
                 inputs, targets = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+            elif self._model.classifies:
+                inputs, targets = windows[:, :-1].contiguous(), self._classes(starts)
             else:
                 inputs, targets = self._mask(windows[:, :-1].contiguous(), generators)
         return inputs.to(self._device), targets.to(self._device)
 
-    def slices(
-        self, iteration: int, replica: int, microbatch: int
-    ) -> tuple[tuple[Tensor, Tensor], ...]:
+    def slices(self, iteration: int, replica: int, microbatch: int) -> tuple[Batch, ...]:
         """The same microbatch cut as the plan says: inputs and targets of each slice's tokens."""
         inputs, targets = self.batch(iteration, replica, microbatch)
         cut = self._pieces[microbatch]
         if len(cut) == 1:
-            return ((inputs, targets),)
+            return (Batch(inputs, targets),)
         parts = [slice(context, context + tokens) for _, context, tokens in cut]
-        return tuple((inputs[:, p].contiguous(), targets[:, p].contiguous()) for p in parts)
+        return tuple(Batch(inputs[:, p].contiguous(), targets[:, p].contiguous()) for p in parts)
 
     def _generator(self, iteration: int, sequence: int) -> torch.Generator:
         digest = hashlib.sha256(f"{self._seed}/{iteration}/{sequence}".encode()).digest()
@@ -137,8 +159,12 @@ class Data:
     def _images(self, starts: Tensor) -> tuple[Tensor, Tensor]:
         shape = (len(starts), self._model.sequence - 1, self._model.patch_inputs or 0)
         pixels = self._windows(starts).double().sub_(128).div_(128).view(shape)
+        return pixels.to(self._dtype), self._classes(starts)
+
+    def _classes(self, starts: Tensor) -> Tensor:
+        """The number of the file that each sequence begins in, modulo the model's classes."""
         files = torch.searchsorted(self._ends, starts[:, 0] % self._ends[-1], right=True)
-        return pixels.to(self._dtype), files % self._model.vocabulary
+        return files % self._model.outputs
 
     def _mask(self, tokens: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """Mask the same number of positions in each sequence, so that all weigh the same."""
@@ -152,3 +178,22 @@ class Data:
     def _mask_id(self) -> int:
         """The id after the bytes; where there is none, byte 0, which no source holds."""
         return _NUM_BYTES if self._model.vocabulary > _NUM_BYTES else 0
+
+
+class CachedData:
+    """The same microbatches as a cache would give them: with the output of the model's first
+    `depth` layers, made beforehand by the first stage itself, instead of the inputs."""
+
+    def __init__(self, data: Source, first: StageModule, depth: int) -> None:
+        """first: the stage that holds those layers, frozen."""
+        self._data, self._first, self._depth = data, first, depth
+
+    def slices(self, iteration: int, replica: int, microbatch: int) -> tuple[Batch, ...]:
+        """One microbatch, slice by slice."""
+        return tuple(
+            batch._replace(
+                inputs=self._first.frozen(batch.inputs, depth=batch.depth, until=self._depth),
+                depth=self._depth,
+            )
+            for batch in self._data.slices(iteration, replica, microbatch)
+        )

@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from executor.data import Data
+from executor.data import Batch, Source
 from executor.marks import Marks
 from executor.mesh import Place
 from executor.optimizer import Optimizer
@@ -80,6 +80,8 @@ class Interpreter:
 
     place: this rank's indices. line: the world ranks of its pipeline, by pipeline rank.
     runners, optimizers: of its stages.
+    read_at_pass: whether the data is read as a pass begins that needs it, its time within that of
+        the pass; else before the iteration.
     keep_gradients: copy them, before they are clipped, to `kept`.
     """
 
@@ -93,9 +95,10 @@ class Interpreter:
         optimizers: Mapping[int, Optimizer],
         transport: Transport,
         reductions: Reductions,
-        data: Data,
+        data: Source,
         marks: Marks,
         deadline_s: float,
+        read_at_pass: bool = False,
         keep_gradients: bool = False,
     ) -> None:
         self.program, self.place, self.line = program, place, line
@@ -106,6 +109,7 @@ class Interpreter:
         self.transport, self.reductions, self.data, self.marks = transport, reductions, data, marks
         self.deadline_s = deadline_s
         self.overlapped = program.mode == "overlapped"
+        self.device = next(iter(runners.values())).device
         self.on_host = all(r.device.type == "cpu" for r in runners.values())
         self.counter = 0
         self.iteration = 0
@@ -113,7 +117,9 @@ class Interpreter:
         self.sending: list[tuple[Action, PendingSend]] = []
         self.arrived: dict[Action, Tensor] = {}
         self.made: dict[Action, Tensor] = {}
-        self.batches: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self.read_at_pass = read_at_pass
+        self.num_ends = sum(r.part.embedding or r.part.head for r in runners.values())
+        self.batches: dict[tuple[int, int], Batch] = {}
         self.raw: list[tuple[str, Action, Any, Any]] = []
         self.messages: list[tuple[Action, int | None, int | None]] = []
         self.timed: list[tuple[Action, PendingReceive]] = []
@@ -186,8 +192,7 @@ class Interpreter:
         runner = self.runners[stage]
         result: Tensor | None = None
         if kind is Kind.FORWARD:
-            received, targets = self._forward_inputs(action, runner)
-            result = runner.forward(microbatch, slice_index, received, targets)
+            result = self._forward(action, runner)
         elif kind is Kind.BACKWARD_WEIGHT:
             runner.backward_weight(microbatch, slice_index)
         else:
@@ -202,18 +207,29 @@ class Interpreter:
         self.raw.append(("compute", action, last, end))
         return end
 
-    def _forward_inputs(self, action: Action, runner: StageRunner) -> tuple[Tensor, Tensor | None]:
-        tokens = targets = None
-        if runner.part.embedding or runner.part.head:
-            assert action.microbatch is not None
-            tokens, targets = self.batches[action.microbatch, action.slice_index]
-        if runner.part.embedding:
-            assert tokens is not None
-            return tokens, targets
+    def _forward(self, action: Action, runner: StageRunner) -> Tensor | None:
+        place = cast(int, action.microbatch), action.slice_index
+        part = runner.part
+        batch = self._batch(*place) if part.embedding or part.head else None
+        if part.embedding:
+            assert batch is not None
+            inputs, targets, depth, samples = batch
+            return runner.forward(*place, inputs, targets, depth=depth, samples=samples)
         message = Action(Kind.RECV_FORWARD, *action[1:])
-        if message in self.arrived:
-            return self.arrived.pop(message), targets
-        return self.made.pop(partner(message)), targets
+        arrived = message in self.arrived
+        received = self.arrived.pop(message) if arrived else self.made.pop(partner(message))
+        return runner.forward(*place, received, None if batch is None else batch.targets)
+
+    def _batch(self, microbatch: int, slice_index: int) -> Batch:
+        """The data of a pass; let go with its last use, for it may be as large as activations."""
+        place = (microbatch, slice_index)
+        if place not in self.batches:
+            self._read(microbatch)
+        return self.batches.pop(place) if self.num_ends == 1 else self.batches[place]
+
+    def _read(self, microbatch: int) -> None:
+        found = self.data.slices(self.iteration, self.place.data, microbatch)
+        self.batches |= {(microbatch, n): batch for n, batch in enumerate(found)}
 
     def _take_gradient(self, action: Action) -> Tensor:
         message = Action(Kind.RECV_BACKWARD, *action[1:])
@@ -337,7 +353,8 @@ class Interpreter:
     def _gradient_norm(self, step: Step, inputs: tuple[Action, ...], last: Any) -> Any:
         last = self._settle(last)
         self._keep_gradients()
-        squared = torch.stack([o.squared_norm() for o in self.optimizers.values()]).sum()
+        norms = [o.squared_norm().to(self.device) for o in self.optimizers.values()]
+        squared = torch.stack(norms).sum()
         self.reductions.sum_norm(squared)
         for optimizer in self.optimizers.values():
             optimizer.clip(squared.sqrt())
@@ -369,15 +386,11 @@ class Interpreter:
 
     def _reset(self) -> None:
         """What is prepared outside the measured time: data, and gradients set to zero."""
-        needs_data = any(r.part.embedding or r.part.head for r in self.runners.values())
-        if needs_data:
-            microbatches = {a.microbatch for a in self.schedule.orders[self.place.pipeline]}
-            self.batches = {
-                (m, n): batch
-                for m in microbatches
-                if m is not None
-                for n, batch in enumerate(self.data.slices(self.iteration, self.place.data, m))
-            }
+        self.batches = {}
+        if self.num_ends and not self.read_at_pass:
+            found = {a.microbatch for a in self.schedule.orders[self.place.pipeline]}
+            for microbatch in sorted(m for m in found if m is not None):
+                self._read(microbatch)
         for runner in self.runners.values():
             runner.zero_grad()
         self.raw, self.messages, self.timed, self.reducing = [], [], [], []

@@ -298,7 +298,7 @@ class _Run:
             if index in wanted:
                 timed.append((self.shapes[index], pass_, start, end))
 
-        for index, (inputs, targets) in enumerate(self.data):
+        for index, (inputs, targets, *_) in enumerate(self.data):
             received = inputs if self.makeup.embedding else self.activations[index].clone()
             a = mark()
             runner.forward(0, index, received, targets)

@@ -4,6 +4,9 @@ Pre-norm Transformer blocks with biases, as in GPT-2 and Megatron-LM; tanh GELU;
 parameter is initialised from its name and the seed alone, so any cut into stages has the same
 weights to the bit. Layers carry their number in the whole model: `blocks.7.mlp_in.weight`.
 
+Frozen layers, and the embedding with them, need no gradient and run without autograd; a pass may
+begin behind some of them, with their output.
+
 In a tensor group each rank builds its share of the same weights (`executor.shards`); alone, a stage
 is made of torch's own layers and does nothing for the group. Told of a token slice, layers attend
 to what the slices before have left (`executor.slices`); else a microbatch runs whole.
@@ -22,6 +25,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from executor.deferred import Linear, WeightGradients, linear
+from executor.embeddings import PatchEmbedding, TokenEmbedding
 from executor.shards import TOKEN_WEIGHT, full_shape, shard, split_dimension, vocabulary_share
 from executor.slices import Slice, attend_after
 from executor.tensor_parallel import (
@@ -32,7 +36,6 @@ from executor.tensor_parallel import (
     column_linear,
     first_token,
     vocabulary_cross_entropy,
-    vocabulary_embedding,
 )
 from scenarios.schema import Model, Precision, Scenario
 from sim.workload.partition import StagePart
@@ -45,90 +48,6 @@ DTYPES: dict[Precision, torch.dtype] = {
 }
 _STD = 0.02
 _RESIDUAL = ("attention.output.weight", "mlp_out.weight")
-
-
-class TokenEmbedding(nn.Module):
-    """Token plus learned position: (micro_batch, tokens) ids to (micro_batch, own tokens, hidden).
-
-    positions: False for the copy of the token weights that a last stage with a tied head holds.
-    """
-
-    positions: nn.Parameter | None
-
-    def __init__(
-        self,
-        model: Model,
-        tensor: TensorGroup,
-        *,
-        positions: bool = True,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__()
-        self.tensor = tensor
-        self.tokens = nn.Module()
-        shape = (vocabulary_share(model.vocabulary, tensor.size), model.hidden)
-        self.tokens.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.positions = None
-        if positions:
-            shape = (model.sequence, model.hidden)
-            self.positions = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-
-    @property
-    def weight(self) -> nn.Parameter:
-        """The token weights, (own vocabulary, hidden)."""
-        return self.tokens.get_parameter("weight")
-
-    def forward(self, tokens: Tensor, context: int = 0) -> Tensor:
-        """Embed int64 ids, which `context` others precede."""
-        assert self.positions is not None, "the tied copy embeds nothing"
-        num_tokens = tokens.shape[1]
-        if self.tensor.size == 1:
-            rows = F.embedding(tokens, self.weight)
-        else:
-            rows = vocabulary_embedding(tokens, self.weight, self.tensor)
-        own = self.tensor.own_tokens(num_tokens)
-        if own.stop - own.start == len(self.positions):
-            return rows + self.positions
-        return rows + self.positions[context + own.start : context + own.stop]
-
-
-class PatchEmbedding(nn.Module):
-    """ViT's start: (micro_batch, tokens - 1, patch_inputs) to (micro_batch, own tokens, hidden)."""
-
-    def __init__(
-        self,
-        model: Model,
-        store: WeightGradients,
-        tensor: TensorGroup,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__()
-        self.tensor, self.own = tensor, tensor.own_tokens(model.sequence)
-        if model.patch_inputs is None:
-            raise ValueError(f"model {model.name}: family vit needs patch_inputs")
-        self.patches = Linear(model.patch_inputs, model.hidden, store, device=device, dtype=dtype)
-        self.class_token = nn.Parameter(torch.empty(model.hidden, device=device, dtype=dtype))
-        shape = (model.sequence, model.hidden)
-        self.positions = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """Project the patches and put the class token before them."""
-        if self.tensor.shares_tokens:
-            return self._own(patches)
-        projected = self.patches(patches)
-        first = self.class_token.expand(projected.shape[0], 1, -1)
-        return torch.cat((first, projected), dim=1) + self.positions
-
-    def _own(self, patches: Tensor) -> Tensor:
-        """The same for this rank's tokens: the class token is the first rank's."""
-        projected = self.patches(patches[:, max(0, self.own.start - 1) : self.own.stop - 1])
-        first = self.class_token.expand(projected.shape[0], 1, -1)
-        if self.own.start > 0:
-            first = first[:, :0]  # Its gradient, zero, is made: reductions wait for every one.
-        return torch.cat((first, projected), dim=1) + self.positions[self.own]
 
 
 class Attention(nn.Module):
@@ -220,7 +139,8 @@ class TransformerBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """Final norm, logits and mean cross-entropy; the weight comes from outside where it is tied."""
+    """Final norm, logits and mean cross-entropy, of every token or, where the model classifies, of
+    the first; the weight comes from outside where it is tied."""
 
     def __init__(
         self,
@@ -233,17 +153,17 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         self.store, self.tensor, self.vocabulary = store, tensor, model.vocabulary
-        self.pooled = model.family == "vit"
+        self.pooled = model.classifies
         self.norm = nn.LayerNorm(model.hidden, device=device, dtype=dtype)
-        if not is_tied(model):
+        if not model.shares_table:
             sharers = 1 if self.pooled else tensor.size
-            share = vocabulary_share(model.vocabulary, sharers)
+            share = vocabulary_share(model.outputs, sharers)
             self.output = Linear(model.hidden, share, store, bias=False, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, targets: Tensor, tied: nn.Parameter | None) -> Tensor:
         """The mean loss over the microbatch's targets that are not -100, in fp32 or fp64.
 
-        x: (micro_batch, own tokens, hidden). targets: (micro_batch, tokens); for vit
+        x: (micro_batch, own tokens, hidden). targets: (micro_batch, tokens); classes
         (micro_batch,).
         """
         if self.tensor.size > 1 and not self.pooled:
@@ -305,7 +225,8 @@ class StageModule(nn.Module):
             raise ValueError(f"scenario {scenario.name} has no model to build")
         place, dtype = torch.device(device), DTYPES[plan.precision]
         store = self.weight_gradients = WeightGradients()
-        self.part, self.model, self.tensor, self.tied = part, model, tensor, is_tied(model)
+        self.part, self.model, self.tensor = part, model, tensor
+        self.tied = model.shares_table
         self.recompute_every = plan.recompute_every if plan.recomputation == "full" else 0
         self.embedding: TokenEmbedding | PatchEmbedding | None = None
         if part.embedding and model.family == "vit":
@@ -324,12 +245,17 @@ class StageModule(nn.Module):
             }
         )
         self.head = Head(model, store, tensor, device=place, dtype=dtype) if part.head else None
-        self._layers = tuple(self.blocks.values())
+        layers = tuple(self.blocks.values())
+        self._frozen, self._active = layers[: part.frozen_layers], layers[part.frozen_layers :]
         every = self.recompute_every or 1
         self._recomputed = tuple(
-            self._layers[i : i + every] for i in range(0, len(self._layers), every)
+            self._active[i : i + every] for i in range(0, len(self._active), every)
         )
         self._initialise(scenario.execution.seed, model.layers)
+        for layer in self._frozen:
+            layer.requires_grad_(False)
+        if self.embedding is not None and part.embedding:
+            self.embedding.requires_grad_(part.trains_embedding)
 
     @property
     def shared_weight(self) -> nn.Parameter | None:
@@ -353,14 +279,16 @@ class StageModule(nn.Module):
     @property
     def partial(self) -> tuple[str, ...]:
         """The names of those whose gradients each rank makes of its own tokens only, so that they
-        must be summed over the group (a ViT's head sees one token, the same on every rank)."""
+        must be summed over the group (a classifier sees one token, the same on every rank)."""
         if not self.tensor.shares_tokens:
             return ()
-        one_token = "head." if self.model.family == "vit" else None
+        one_token = "head." if self.model.classifies else None
         return tuple(
             name
-            for name, _ in self.named_parameters()
-            if name in self.replicated and not (one_token and name.startswith(one_token))
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+            and name in self.replicated
+            and not (one_token and name.startswith(one_token))
         )
 
     @property
@@ -368,20 +296,58 @@ class StageModule(nn.Module):
         assert isinstance(self.embedding, TokenEmbedding)
         return self.embedding.weight
 
-    def forward(self, x: Tensor, part: Slice | None = None) -> Tensor:
+    def forward(self, x: Tensor, part: Slice | None = None, depth: int = 0) -> Tensor:
         """Map the stage's input to its last layer's activation, (micro_batch, own tokens, hidden).
 
         x: on the first stage token ids (or patches), elsewhere the activation before.
         part: which slice of the microbatch it is; None where it is whole.
+        depth: where above 0, x is the output of the model's first so many layers, all frozen.
         """
-        if self.part.embedding:
-            assert self.embedding is not None
-            x = self.embedding(x) if part is None else self.embedding(x, part.context)
+        return self.active(self.frozen(x, part, depth), part)
+
+    def frozen(
+        self,
+        x: Tensor,
+        part: Slice | None = None,
+        depth: int = 0,
+        *,
+        until: int | None = None,
+    ) -> Tensor:
+        """What `forward` does up to the last frozen layer, without gradients; x itself where
+        nothing is frozen.
+
+        until: on the first stage, stop behind so many of them.
+        Raises ValueError for a depth at which no frozen layer of this stage ends.
+        """
+        if depth and not (self.part.embedding and depth <= len(self._frozen)):
+            raise ValueError(
+                f"stage {self.part.stage} cannot begin behind layer {depth - 1}: a pass can only "
+                f"begin behind frozen layers of the first stage, and here {len(self._frozen)} are "
+                "frozen"
+            )
+        if not self._frozen:
+            return x
+        with torch.no_grad():
+            if not depth:
+                x = self._embed(x, part)
+            return _through(self._frozen[depth:until], x, part)
+
+    def active(self, x: Tensor, part: Slice | None = None) -> Tensor:
+        """What `forward` does from the first layer that is trained on."""
+        if not self._frozen:
+            x = self._embed(x, part)
         if not self.recompute_every or not torch.is_grad_enabled():
-            return _through(self._layers, x, part)
+            return _through(self._active, x, part)
         for group in self._recomputed:
             x = checkpoint(_through, group, x, part, use_reentrant=False, preserve_rng_state=False)
         return x
+
+    def _embed(self, x: Tensor, part: Slice | None) -> Tensor:
+        if not self.part.embedding:
+            return x
+        assert self.embedding is not None
+        output: Tensor = self.embedding(x) if part is None else self.embedding(x, part.context)
+        return output
 
     def loss(self, activation: Tensor, targets: Tensor) -> Tensor:
         """The mean loss of a microbatch or a slice of it, on the last stage."""
@@ -402,11 +368,6 @@ def _through(layers: tuple[nn.Module, ...], x: Tensor, part: Slice | None) -> Te
     for layer in layers:
         x = layer(x, part)
     return x
-
-
-def is_tied(model: Model) -> bool:
-    """Whether the head multiplies by the token embedding's weights (never for vit)."""
-    return model.tied_embeddings and model.family != "vit"
 
 
 def initial_value(name: str, shape: tuple[int, ...], seed: int, num_layers: int) -> Tensor:

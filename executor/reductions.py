@@ -209,7 +209,7 @@ class _Stage:
     def whole_weights(self) -> Mapping[str, Tensor]:
         if self._runner.sharded is not None:
             return self._runner.sharded.whole(self._runner.parameters)
-        return self._runner.parameters
+        return {**self._runner.parameters, **self._runner.frozen_parameters}
 
     def _start(self, index: int, piece: Tensor) -> None:
         """Begin to average one piece; called as soon as its gradients are all there."""

@@ -19,7 +19,8 @@ class ReferenceResult:
     """What training a few iterations gave.
 
     losses: the mean loss of each iteration over all microbatches of all replicas.
-    gradients: of that mean in the last iteration, by parameter name, before clipping.
+    gradients: of that mean in the last iteration, by parameter name, before clipping; of what is
+        trained.
     weights: by parameter name, after the last step.
     """
 
@@ -31,13 +32,18 @@ class ReferenceResult:
 def reference(
     scenario: Scenario, iterations: int, *, device: torch.device | str = "cpu"
 ) -> ReferenceResult:
-    """Train the whole model on one device, without pipeline, replicas, slices or recomputation."""
+    """Train the whole model on one device, without pipeline, replicas, slices or recomputation.
+
+    Frozen layers run like all others, with autograd and from the data; they are only not updated.
+    """
     model, plan = scenario.model, replace(scenario.plan, recomputation="none")
     if model is None:
         raise ValueError(f"scenario {scenario.name} has no model to train")
     whole = StagePart(stage=0, first_layer=0, num_layers=model.layers, embedding=True, head=True)
     module = StageModule(replace(scenario, plan=plan), whole, device=device)
-    parameters = dict(module.named_parameters())
+    named = dict(module.named_parameters())
+    frozen = _frozen(plan.frozen_layers)
+    parameters = {n: p for n, p in named.items() if not n.startswith(frozen)}
     gradients = {
         name: torch.zeros_like(parameter, dtype=DTYPES[plan.reduced_precision])
         for name, parameter in parameters.items()
@@ -66,5 +72,12 @@ def reference(
         if plan.clip_gradients:
             optimizer.clip(optimizer.squared_norm().sqrt())
         optimizer.step()
-    weights = {name: p.detach().clone() for name, p in parameters.items()}
+    weights = {name: p.detach().clone() for name, p in named.items()}
     return ReferenceResult(losses=tuple(losses), gradients=made, weights=weights)
+
+
+def _frozen(layers: int) -> tuple[str, ...]:
+    """How the names of frozen parameters begin."""
+    if not layers:
+        return ()
+    return ("embedding.", *(f"blocks.{layer}." for layer in range(layers)))

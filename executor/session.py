@@ -18,12 +18,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from executor.clocks import ClockMap, ClockOffset
-from executor.data import Data
+from executor.data import CachedData, Data, Source
 from executor.interpreter import Interpreter, IterationRecord
 from executor.joining import PROGRESS_KEY, STOP_KEY, RankContext
 from executor.marks import make_marks
 from executor.mesh import GroupMaker, Mesh
-from executor.model import StageModule, is_tied
+from executor.model import StageModule
 from executor.optimizer import Optimizer, loss_scale
 from executor.reductions import Reductions
 from executor.sharded import ReplicaGroup
@@ -99,8 +99,14 @@ class Job:
         *,
         groups: GroupMaker | None = None,
         keep_gradients: bool = False,
+        data: Source | None = None,
+        read_at_pass: bool = False,
     ) -> None:
-        """groups: the session's, where it has several jobs; all ranks build theirs together."""
+        """groups: the session's, where it has several jobs; all ranks build theirs together.
+
+        data: Python's sources unless given; behind the plan's cached layers, which are then run
+        beforehand. read_at_pass: as the interpreter's.
+        """
         self.scenario, plan = scenario, scenario.plan
         program = build_program(scenario)
         schedule = program.schedule
@@ -144,6 +150,10 @@ class Job:
             )
             for stage, runner in self.runners.items()
         }
+        if data is None:
+            data = Data(scenario, device=device)
+            if plan.cached_layers and 0 in self.runners:
+                data = CachedData(data, self.runners[0].module, plan.cached_layers)
         self.interpreter = Interpreter(
             program=program,
             place=place,
@@ -152,9 +162,10 @@ class Job:
             optimizers=self.optimizers,
             transport=transport,
             reductions=reductions,
-            data=Data(scenario, device=device),
+            data=data,
             marks=make_marks(device),
             deadline_s=deadline_s,
+            read_at_pass=read_at_pass,
             keep_gradients=keep_gradients,
         )
         self.iteration = 0
@@ -163,7 +174,7 @@ class Job:
 def _holders_of_tied(scenario: Scenario, placement: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
     """The pipeline ranks whose stages hold a copy each of the token weights; none where untied."""
     assert scenario.model is not None
-    if not is_tied(scenario.model) or len(placement[0]) == 1:
+    if not scenario.model.shares_table or len(placement[0]) == 1:
         return ()
     return tuple(sorted({ranks[end] for ranks in placement for end in (0, -1)}))
 

@@ -2,7 +2,7 @@
 
 Megatron-LM's cut (Shoeybi et al. 2019, arXiv 1909.08053): attention by heads, the MLP by its inner
 width, token table and output by vocabulary. Biases that are added after a sum over the group,
-norms, positions, and the ends of a ViT are whole on every rank.
+norms, positions, a ViT's patch embedding and a classifier are whole on every rank.
 
 A vocabulary that does not divide is shared out in equal parts rounded up; the rows that the last
 ranks lack are padding, zero at the start and for ever.
@@ -82,7 +82,7 @@ def vocabulary_share(vocabulary: int, size: int) -> int:
 
 
 def _is_by_vocabulary(name: str, model: Model) -> bool:
-    return name == TOKEN_WEIGHT or (name == _OUTPUT_WEIGHT and model.family != "vit")
+    return name == TOKEN_WEIGHT or (name == _OUTPUT_WEIGHT and not model.classifies)
 
 
 def _pieces(tensor: Tensor, dimension: int, name: str, size: int) -> tuple[Tensor, ...]:

@@ -4,6 +4,9 @@ The runner knows neither ranks, messages nor order; whoever interprets the sched
 and moves tensors between runners. Gradients are those of the mean loss over the tokens of one
 replica in one iteration; replicas are to be averaged.
 
+Of frozen layers and a frozen embedding there are neither gradients nor activations kept; a stage
+that holds nothing else has forward passes alone.
+
 A pass is of a slice of a microbatch; one of a single slice is run whole. The microbatches' sizes
 and slices are the plan's.
 """
@@ -25,6 +28,7 @@ from executor.slices import SlicedMicrobatch
 from scenarios.schema import Scenario
 from sim.workload.partition import StagePart, pieces
 
+OnBoundary = Callable[[Tensor, Tensor], None]
 _ALIGNMENT = 16
 
 
@@ -37,10 +41,14 @@ class StageRunner:
     replicas: with whom to share weights and gradients out (ZeRO-3); nobody if None or alone.
 
     Attributes, beside the arguments:
-    parameters, gradients: by name; gradients are views of `gradient_buffer`, in the plan's reduced
-        precision, zero after `zero_grad`, and scaled by `loss_scale` in fp16.
+    parameters, gradients: of what is trained, by name; gradients are views of `gradient_buffer`, in
+        the plan's reduced precision, zero after `zero_grad`, and scaled by `loss_scale` in fp16.
         Where weights are shared out over replicas, both are this replica's shares, by unit, and the
         gradients are already averaged over the replicas.
+    frozen_parameters: the stage's other parameters, by name.
+    on_boundary: called, where the plan fills a cache, with the numbers of a microbatch's samples
+        and the last frozen layer's output (micro_batch, own tokens, hidden), which is only to be
+        read; nobody unless set.
     sharded: those shares, and whole tensors from them; None where nothing is shared out.
     gradient_buffer: all gradients of the stage in one dimension, for one reduction of them all
         (64-byte padding between them stays zero).
@@ -68,7 +76,17 @@ class StageRunner:
         self.module, self.part, self.split_backward = module, part, split_backward
         module.weight_gradients.splittable = split_backward
         self.device = next(module.parameters()).device
-        self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
+        named = dict(module.named_parameters())
+        self.parameters: dict[str, nn.Parameter] = {
+            name: parameter for name, parameter in named.items() if parameter.requires_grad
+        }
+        self.frozen_parameters = {n: p for n, p in named.items() if not p.requires_grad}
+        self.on_boundary: OnBoundary | None = None
+        self._fills_cache = plan.fills_cache and part.frozen_layers > 0
+        # Its input's gradient is for a layer before, or the embedding, that is trained.
+        self._returns_gradient = not part.embedding and (
+            plan.frozen_layers == 0 or part.first_layer > plan.frozen_layers
+        )
         self.sharded: ShardedWeights | None = None
         if replicas is not None and replicas.size > 1:
             if split_backward:
@@ -117,20 +135,37 @@ class StageRunner:
         return micro_batch, own.stop - own.start, self.module.model.hidden
 
     def forward(
-        self, microbatch: int, slice_index: int, received: Tensor | None, targets: Tensor | None
+        self,
+        microbatch: int,
+        slice_index: int,
+        received: Tensor | None,
+        targets: Tensor | None,
+        *,
+        depth: int = 0,
+        samples: Tensor | None = None,
     ) -> Tensor | None:
         """F: the tensor to send on, or None on the last stage, whose loss is then recorded.
 
-        received: the message, or the data's tokens on the first stage. It is kept until the
-        backward pass and must not be overwritten before. targets: read on the last stage only.
-        Raises RuntimeError where the slices before this one have not run.
+        received: the message, or on the first stage the data's, behind `depth` layers where above
+        0. It is kept until the backward pass and must not be overwritten before. targets: read on
+        the last stage only. samples: their numbers, for `on_boundary`.
+        Raises RuntimeError where the slices before this one have not run, and ValueError for an
+        input that is not that of its depth.
         """
         assert received is not None, f"stage {self.part.stage} needs an input"
-        leaf = received if self.part.embedding else received.detach().requires_grad_()
+        if self.part.embedding:
+            self._require_shape(received, microbatch, slice_index, depth)
+        leaf = received.detach().requires_grad_() if self._returns_gradient else received
         part = None
         if len(self._pieces[microbatch]) > 1:
             part = self._sliced_microbatch(microbatch).forward(slice_index)
-        output: Tensor = self.module(leaf, part)
+        # Of what is frozen only the output is kept, as the input of what is not.
+        boundary = self.module.frozen(leaf, part, depth)
+        if self._fills_cache and self.on_boundary is not None and samples is not None:
+            self.on_boundary(samples, boundary)
+        if not self.part.trained:
+            return boundary
+        output = self.module.active(boundary, part)
         if not self.part.head:
             self._live[microbatch, slice_index] = (leaf, output)
             return output.detach()
@@ -144,7 +179,8 @@ class StageRunner:
     def backward(
         self, microbatch: int, slice_index: int, grad_output: Tensor | None
     ) -> Tensor | None:
-        """B: accumulate every gradient; the input's is returned, to be sent (None on the first).
+        """B: accumulate every gradient; the input's is returned, to be sent (None on the first
+        stage, and where all before is frozen).
 
         grad_output: the message; None on the last stage.
         Raises RuntimeError where the slices after this one have not run theirs.
@@ -249,6 +285,21 @@ class StageRunner:
             del self._sliced[microbatch]
             self._unused.setdefault(self._pieces[microbatch][0].micro_batch, []).append(sliced)
         return leaf.grad
+
+    def _require_shape(
+        self, received: Tensor, microbatch: int, slice_index: int, depth: int
+    ) -> None:
+        """Raise ValueError for an input of the first stage that does not come from this depth."""
+        expected = self.input_shape(microbatch, slice_index)
+        if depth:
+            micro_batch, _, tokens = self._pieces[microbatch][slice_index]
+            own = self.module.tensor.own_tokens(tokens)
+            expected = (micro_batch, own.stop - own.start, self.module.model.hidden)
+        if received.shape != expected:
+            raise ValueError(
+                f"an input behind {depth} layers is {expected}, and this one {(*received.shape,)}: "
+                "it is of another depth, microbatch or model"
+            )
 
     def _sliced_microbatch(self, microbatch: int) -> SlicedMicrobatch:
         """What a microbatch's slices share: begun with its first slice, in the buffers of one of

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from executor.data import Data
+from executor.data import CachedData, Data, Source
 from executor.model import StageModule
 from executor.optimizer import Optimizer, loss_scale
 from executor.reference import ReferenceResult
@@ -43,7 +43,7 @@ def split(schedule: Schedule, *, late: bool) -> Schedule:
 
 
 def run_passes(
-    runners: list[StageRunner], schedule: Schedule, data: Data, iteration: int, replica: int
+    runners: list[StageRunner], schedule: Schedule, data: Source, iteration: int, replica: int
 ) -> None:
     """Interpret a schedule in one process: any rank whose next pass has its input goes on."""
     mail: dict[tuple[str, int, int, int], Tensor | None] = {}
@@ -57,15 +57,17 @@ def run_passes(
                 place = (microbatch, n)
                 runner = runners[stage]
                 if kind is Kind.FORWARD:
-                    inputs, targets = data.slices(iteration, replica, microbatch)[n]
+                    batch = data.slices(iteration, replica, microbatch)[n]
+                    inputs, targets, depth, samples = batch
                     if not runner.part.embedding:
                         if ("F", stage, *place) not in mail:
                             break
                         received = mail.pop(("F", stage, *place))
                         assert received is not None
-                        inputs = received
-                    assert inputs.shape == runner.input_shape(*place)
-                    sent = runner.forward(*place, inputs, targets if runner.part.head else None)
+                        inputs, depth = received, 0
+                    assert depth or inputs.shape == runner.input_shape(*place)
+                    labels = targets if runner.part.head else None
+                    sent = runner.forward(*place, inputs, labels, depth=depth, samples=samples)
                     assert (None if sent is None else sent.shape) == runner.output_shape(*place)
                     mail["F", stage + 1, *place] = sent
                 elif kind is Kind.BACKWARD_WEIGHT:
@@ -96,7 +98,9 @@ def train(scenario: Scenario, schedule: Schedule, iterations: int = 3) -> Refere
         optimizers.append(
             Optimizer(scenario, runner.parameters, runner.gradients, uncounted={module.copied_name})
         )
-    data = Data(scenario)
+    data: Source = Data(scenario)
+    if plan.cached_layers:
+        data = CachedData(data, runners[0].module, plan.cached_layers)
     losses = []
     gradients: dict[str, Tensor] = {}
     for iteration in range(iterations):
@@ -120,7 +124,7 @@ def train(scenario: Scenario, schedule: Schedule, iterations: int = 3) -> Refere
                 optimizer.clip(total)
         for optimizer in optimizers:
             optimizer.step()
-    weights = {n: p.detach().clone() for r in runners for n, p in r.parameters.items()}
+    weights = {n: p.detach().clone() for r in runners for n, p in r.module.named_parameters()}
     return ReferenceResult(losses=tuple(losses), gradients=gradients, weights=weights)
 
 

@@ -68,7 +68,7 @@ def test_slices_are_the_microbatch_cut() -> None:
     cut = replace(whole, plan=replace(whole.plan, slices=(17, 1, 22)))
     batch = Data(whole).batch(1, 1, 1)
     parts = Data(cut).slices(1, 1, 1)
-    assert [inputs.shape for inputs, _ in parts] == [(3, 17), (3, 1), (3, 22)]
+    assert [part.inputs.shape for part in parts] == [(3, 17), (3, 1), (3, 22)]
     for column in (0, 1):
         assert torch.equal(torch.cat([part[column] for part in parts], dim=1), batch[column])
 

@@ -15,6 +15,9 @@ def test_what_only_the_simulator_knows_is_refused() -> None:
     one_copy = load("local-tp2-pp2", ["plan.broadcast_messages=true"]).scenario
     with pytest.raises(UnsupportedPlan, match="`scatter_gather: true` in its place would work"):
         require_supported(one_copy)
+    first = ["plan.frozen_layers=1", "plan.frozen_first=true"]
+    with pytest.raises(UnsupportedPlan, match="`frozen_first: false` would work"):
+        require_supported(load("local-2rank", first).scenario)
 
 
 def test_exchanged_messages_are_supported() -> None:
