@@ -48,6 +48,9 @@ class Efficiency:
     layer_overhead: DurationNs = 0
     """Host time of one layer's forward or backward pass: a floor under the time of its kernels,
     which the host launches one by one."""
+    pass_overhead: DurationNs = 0
+    """Fixed time of every forward or backward pass for each rank of its pipeline: where one process
+    drives them all (torch's Pipe), it starts their passes in turn."""
     optimizer_bandwidth: Fraction01 = 0.8
     """Fraction of the memory bandwidth that the optimizer step reaches."""
     data_loading: DurationNs = 0

@@ -23,6 +23,7 @@ _INTEGERS = frozenset(
         "layer_overhead",
         "data_loading",
         "message_overhead",
+        "pass_overhead",
         "collective_launch",
         "iteration_overhead",
         "intra_node.latency",
@@ -112,7 +113,8 @@ def profiled_part_times(
             if profile.times and total_ns(passes[name]) > 0:
                 assumed[part, name] = f"{part} {name} of {tokens} tokens: not measured, {how}"
         times[part] = passes
-    times["action"] = action_times(exact or fitted or near_times)
+    seen_times = exact or fitted or near_times
+    times["action"] = action_times(seen_times) if seen_times else modelled["action"]
     return times, assumed
 
 

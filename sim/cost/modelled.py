@@ -96,7 +96,8 @@ def part_times(setup: Setup, tokens: int, context: int) -> PartTimes:
 
     `backward` is recomputation, input gradients and weight gradients in turn; in a split backward
     pass recomputation comes with the input gradients. A layer's pass takes at least
-    the host's time to launch its kernels (`layer_overhead`; once more for full recomputation).
+    the host's time to launch its kernels (`layer_overhead`; once more for full recomputation), and
+    any pass `pass_overhead` for each rank of its pipeline (half of it each half of a split one).
     tokens, context: integers, or arrays of them for many pieces at once, which broadcast.
     Not modelled: gaps between kernels beyond their launch; that the halves of a split backward
     pass cost more than the whole.
@@ -127,7 +128,22 @@ def part_times(setup: Setup, tokens: int, context: int) -> PartTimes:
         "layer": passes(layer(setting), overhead),
         "embedding": passes(embedding(setting), 0.0),
         "head": passes(head(setting), 0.0),
-        "action": {},
+        "action": _started(setup),
+    }
+
+
+def _started(setup: Setup) -> PassTimes:
+    """Time of one process that drives a whole pipeline to start a pass on all its devices."""
+    time = float(setup.cluster.device.efficiency.pass_overhead * setup.plan.pipeline)
+    if not time:
+        return {}
+    half: Parts = {"host": time / 2}
+    whole: Parts = {"host": time}
+    return {
+        "forward": whole,
+        "backward": whole,
+        "backward_input": half,
+        "backward_weight": half,
     }
 
 
