@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from scenarios import slice_rules
+from scenarios import elastic_rules, model_rules, slice_rules
 from scenarios.schema import GivenCosts, Scenario, StageCosts
 
 Finding: TypeAlias = tuple[str, str]
@@ -268,29 +268,6 @@ def _precision(scenario: Scenario) -> Iterator[Finding]:
         )
 
 
-def _vit(scenario: Scenario) -> Iterator[Finding]:
-    model = scenario.model
-    if model is None:
-        return
-    if model.family == "vit" and model.patch_inputs is None:
-        yield (
-            "model.patch_inputs",
-            "is missing: `family: vit` embeds image patches; `patch_inputs: 768` (3 channels x 16 "
-            "x 16) would work",
-        )
-    if model.family == "vit" and model.tied_embeddings:
-        yield (
-            "model.tied_embeddings",
-            "is true, but `family: vit` has no token embedding that its head could share; "
-            "`tied_embeddings: false` would work",
-        )
-    if model.family != "vit" and model.patch_inputs is not None:
-        yield (
-            "model.patch_inputs",
-            f"is for `family: vit` only, and the family is {model.family}: leave it out",
-        )
-
-
 def _nics(scenario: Scenario) -> Iterator[Finding]:
     cluster = scenario.cluster
     if cluster is None or cluster.devices_per_node % cluster.nics_per_node == 0:
@@ -429,7 +406,8 @@ RULES: tuple[Rule, ...] = (
     Rule(reads=slice_rules.READS, find=slice_rules.find),
     Rule(reads=("plan.schedule", "plan.schedule_file", "plan.schedule_order"), find=_schedule_file),
     Rule(reads=("plan.precision", "cluster.device.matmul_peak", "costs"), find=_precision),
-    Rule(reads=("model.family", "model.patch_inputs", "model.tied_embeddings"), find=_vit),
+    Rule(reads=model_rules.READS, find=model_rules.find),
+    Rule(reads=elastic_rules.READS, find=elastic_rules.find),
     Rule(reads=("cluster.nics_per_node", "cluster.devices_per_node"), find=_nics),
     Rule(reads=("cluster.device.memory", "cluster.device.reserved_memory"), find=_memory),
     Rule(reads=("cluster.device.kind", "cluster.nodes", "execution.transport"), find=_transport),
