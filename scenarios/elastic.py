@@ -25,6 +25,8 @@ class ElasticCache:
     """Rate at which all ranks of a node together read it."""
     write: BytesPerSecond = 2e9
     """Rate at which all ranks of a node together write it."""
+    one_rank: BytesPerSecond | None = None
+    """What one rank alone reaches at most, reading or writing; the node's rates unless given."""
     disk_read: BytesPerSecond = 1e9
     """The same for what is on disk."""
     disk_write: BytesPerSecond = 5e8
