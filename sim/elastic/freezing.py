@@ -54,7 +54,8 @@ def frozen_by_epoch(scenario: Scenario) -> tuple[int, ...]:
 
     Raises ValueError where the scenario has no run or no model.
     """
-    elastic, layers = elastic_of(scenario), num_layers(scenario)
+    elastic, most = elastic_of(scenario), most_frozen(scenario)
+    layers = scenario.model.layers if scenario.model is not None else most
     found: list[int] = []
     frozen = decided = 0
     for epoch in range(elastic.epochs):
@@ -63,15 +64,17 @@ def frozen_by_epoch(scenario: Scenario) -> tuple[int, ...]:
             frozen = frozen_at(layers, elastic.alpha, decision)
         elif elastic.freeze == "adaptive" and decision > decided:
             frozen, decided = largest_step(frozen, layers, elastic.alpha), decision
-        found.append(frozen)
+        found.append(min(frozen, most))
     return tuple(found)
 
 
-def num_layers(scenario: Scenario) -> int:
-    """Layers of a scenario's model; ValueError where it has none."""
-    if scenario.model is None:
+def most_frozen(scenario: Scenario) -> int:
+    """Layers of a scenario's model that can freeze: all, as the head is trained to the end, and all
+    but one where there is no head. Raises ValueError where there is no model."""
+    model = scenario.model
+    if model is None:
         raise ValueError(f"scenario {scenario.name} has no model whose layers could freeze")
-    return scenario.model.layers
+    return model.layers if model.ends else model.layers - 1
 
 
 def _exact(alpha: float) -> Fraction:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from scenarios.schema import Elastic, Scenario
-from sim.elastic.caching import cached_depths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +79,28 @@ def elastic_of(scenario: Scenario) -> Elastic:
     if scenario.elastic is None:
         raise ValueError(f"scenario {scenario.name} has no `elastic` section: it is one iteration")
     return scenario.elastic
+
+
+def cached_depths(
+    frozen_by_epoch: Sequence[int], caches_from: int | None
+) -> tuple[tuple[int, bool], ...]:
+    """For each epoch the depth at which the cache is read (0: it is not), and whether it is filled
+    at the depth of all frozen layers.
+
+    caches_from: frozen layers from which on their output is cached; None: never. The first epoch
+    after a freeze reads what the one before has left, computes the layers between and writes; the
+    next ones only read. What an epoch does depends on no later one.
+    """
+    found = []
+    filled = 0
+    for frozen in frozen_by_epoch:
+        if caches_from is None or frozen < max(1, caches_from):
+            filled = 0
+            found.append((0, False))
+            continue
+        found.append((filled, frozen != filled))
+        filled = frozen
+    return tuple(found)
 
 
 def phases(
