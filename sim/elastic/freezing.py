@@ -54,8 +54,7 @@ def frozen_by_epoch(scenario: Scenario) -> tuple[int, ...]:
 
     Raises ValueError where the scenario has no run or no model.
     """
-    elastic, most = elastic_of(scenario), most_frozen(scenario)
-    layers = scenario.model.layers if scenario.model is not None else most
+    elastic, layers, most = elastic_of(scenario), num_layers(scenario), most_frozen(scenario)
     found: list[int] = []
     frozen = decided = 0
     for epoch in range(elastic.epochs):
@@ -71,10 +70,15 @@ def frozen_by_epoch(scenario: Scenario) -> tuple[int, ...]:
 def most_frozen(scenario: Scenario) -> int:
     """Layers of a scenario's model that can freeze: all, as the head is trained to the end, and all
     but one where there is no head. Raises ValueError where there is no model."""
-    model = scenario.model
-    if model is None:
+    layers = num_layers(scenario)
+    return layers if scenario.model is not None and scenario.model.ends else layers - 1
+
+
+def num_layers(scenario: Scenario) -> int:
+    """Layers of a scenario's model; ValueError where it has none."""
+    if scenario.model is None:
         raise ValueError(f"scenario {scenario.name} has no model whose layers could freeze")
-    return model.layers if model.ends else model.layers - 1
+    return scenario.model.layers
 
 
 def _exact(alpha: float) -> Fraction:
