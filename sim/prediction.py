@@ -134,7 +134,9 @@ def _draw(
             if action.kind in COMPUTE or action.kind is Kind.OPTIMIZER:
                 duration = round(duration * generator.choice(ratios))
             durations[action] = duration
-        drawn = ActionCosts(durations=durations, transfers=transfers, hidden=hidden)
+        drawn = ActionCosts(
+            durations=durations, transfers=transfers, hidden=hidden, processors=costs.processors
+        )
         times.append(simulate(program, drawn).iteration_ns)
     if len(times) == 1:
         return times[0], times[0], times[0]

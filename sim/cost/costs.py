@@ -18,6 +18,7 @@ Category = Literal[
     "optimizer",
     "host",
     "data_loading",
+    "cache",
     "point_to_point",
     "data_parallel",
     "weight_gather",
@@ -54,6 +55,11 @@ class Transfer:
 
 class Costs(Protocol):
     """What an engine needs to know about time."""
+
+    @property
+    def processors(self) -> tuple[int, ...]:
+        """Of each rank the processor that it computes on, where ranks share some; else empty."""
+        ...
 
     def duration_ns(self, action: Action) -> int:
         """Time on the action's lane.
@@ -92,6 +98,7 @@ class CostTable:
     """Costs by (kind, stage, slice, pipe, variant); what is not listed is free.
 
     variants: of each microbatch its variant; empty where they are all alike.
+    processors: see Costs; what other pipelines' ranks make longer is in the costs already.
     assumed: (what, share of the compute time) for each cost taken outside the range in which its
     model was measured, for the reader.
     """
@@ -99,6 +106,7 @@ class CostTable:
     costs: Mapping[CostKey, Cost]
     transfers: Mapping[CostKey, Transfer] = field(default_factory=dict)
     variants: tuple[int, ...] = ()
+    processors: tuple[int, ...] = ()
     assumed: tuple[tuple[str, float], ...] = ()
 
     def cost(self, action: Action) -> Cost:
@@ -127,11 +135,15 @@ class CostTable:
 
 @dataclass(frozen=True, kw_only=True)
 class ActionCosts:
-    """Costs given for every single action: a measured run's own, or drawn from a distribution."""
+    """Costs given for every single action: a measured run's own, or drawn from a distribution.
+
+    processors: see Costs; a measured run's times have the sharing of processors in them.
+    """
 
     durations: Mapping[Action, int]
     transfers: Mapping[Action, Transfer] = field(default_factory=dict)
     hidden: Mapping[Action, int] = field(default_factory=dict)
+    processors: tuple[int, ...] = ()
 
     def duration_ns(self, action: Action) -> int:
         """See Costs."""

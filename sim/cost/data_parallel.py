@@ -28,8 +28,8 @@ Payloads: TypeAlias = Sequence[tuple[int, float]]
 def gradient_reduction(
     setup: Setup, part: StagePart, times: PartTimes, *, split: bool = False
 ) -> Cost:
-    """The reduction of a stage's gradients over the data-parallel replicas: an all-reduce, or a
-    reduce-scatter where the optimizer's state is sharded.
+    """The reduction of a stage's gradients, of what is trained in it, over the data-parallel
+    replicas: an all-reduce, or a reduce-scatter where the optimizer's state is sharded.
 
     With `plan.gradient_reduction: overlapped` in buckets during the stage's last backward pass (its
     last W, where the backward pass is split): its duration is the sum of the buckets', and hidden
@@ -45,7 +45,9 @@ def gradient_reduction(
         return launch + reduce(payload_bytes, group, cluster)
 
     width = PRECISION_BYTES[plan.reduced_precision]
-    payloads = _gradients(setup, part, times, "backward_weight" if split else "backward", width)
+    payloads = _gradients(
+        setup, part.active, times, "backward_weight" if split else "backward", width
+    )
     if plan.gradient_reduction == "after":
         return rounded({"data_parallel": time_of(sum(size for size, _ in payloads))})
     buckets = bucketed(payloads, plan.gradient_bucket)
@@ -61,7 +63,7 @@ def _gradients(setup: Setup, part: StagePart, times: PartTimes, name: Pass, widt
     """Head, layers from the last to the first, embedding; a tied table that both ends of one stage
     use is complete with the embedding."""
     sizes = dict(part_parameters(part, setup.scenario))
-    if part.head and part.embedding and setup.model.tied_embeddings:
+    if part.head and part.embedding and setup.model.shares_table:
         sizes["head"] -= token_table_parameters(setup.model, setup.plan.tensor)
     numbers: dict[Part, int] = {
         "head": int(part.head),
@@ -150,7 +152,7 @@ def sharded_times(setup: Setup, part: StagePart, times: PartTimes, passes: PassT
 
     gathers = each(PRECISION_BYTES[plan.precision], all_gather_ns, counts, LAYER_MATRICES)
     made = dict(counts)
-    if part.head and part.embedding and setup.model.tied_embeddings:
+    if part.head and part.embedding and setup.model.shares_table:
         made["head"] -= token_table_parameters(setup.model, plan.tensor)
     scatters = each(PRECISION_BYTES[plan.reduced_precision], reduce_scatter_ns, made, 1)
     numbers = {"layer": part.num_layers, "embedding": 1, "head": 1}

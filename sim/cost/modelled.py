@@ -197,22 +197,45 @@ def _collective_ns(
     return larger(0.0, time - beside.total_ns)
 
 
-def stage_times(part: StagePart, times: PartTimes, data_loading_ns: float = 0.0) -> PassTimes:
-    """A stage's passes: action + layers x layer + embedding + head, as far as it has them, and
-    going forward the loading of a microbatch at either end of the model."""
-    names: tuple[Pass, ...] = ("forward", "backward", "backward_input", "backward_weight")
+_STAGE_PASSES: tuple[Pass, ...] = ("forward", "backward", "backward_input", "backward_weight")
+
+
+def part_counts(part: StagePart, name: Pass) -> Mapping[Part, int]:
+    """How many layers, embeddings and heads a stage's pass goes through: forward through all but
+    what is cached, back (and in the optimizer step) through what is trained."""
+    forward = name == "forward"
+    return {
+        "layer": part.num_computed if forward else part.num_active,
+        "embedding": int(part.computes_embedding if forward else part.trains_embedding),
+        "head": int(part.head),
+    }
+
+
+def stage_times(
+    part: StagePart, times: PartTimes, data_loading_ns: float = 0.0, cache_ns: float = 0.0
+) -> PassTimes:
+    """A stage's passes: action + layers x layer + embedding + head, as far as a pass goes through
+    them, and going forward the loading of a microbatch at either end of the model (what is read
+    from the cache is not loaded), and what the cache takes.
+
+    Not modelled: that the first active layer makes no gradient of its input (its first norm's
+    weights still need that of its first product's), and that frozen layers keep nothing.
+    """
     found: dict[Pass, Parts] = {}
-    for name in names:
+    for name in _STAGE_PASSES:
+        counts = part_counts(part, name)
         pieces: list[tuple[float, Parts]] = [
             (1.0, times.get("action", {}).get(name, {})),
-            (float(part.num_layers), times["layer"][name]),
+            (float(counts["layer"]), times["layer"][name]),
         ]
-        if part.embedding:
+        if counts["embedding"]:
             pieces.append((1.0, times["embedding"][name]))
-        if part.head:
+        if counts["head"]:
             pieces.append((1.0, times["head"][name]))
-        if name == "forward" and data_loading_ns and (part.embedding or part.head):
+        if name == "forward" and data_loading_ns and (counts["embedding"] or counts["head"]):
             pieces.append((1.0, {"data_loading": data_loading_ns}))
+        if name == "forward" and cache_ns:
+            pieces.append((1.0, {"cache": cache_ns}))
         found[name] = summed(pieces)
     return found
 
@@ -301,10 +324,11 @@ def optimizer_step(setup: Setup, parameters: int, summed_parameters: int = 0) ->
 
 
 def parameters_summed(setup: Setup, parts: Sequence[StagePart]) -> int:
-    """Weights of a rank's stages whose gradients sequence parallelism leaves to be summed."""
+    """Trained weights of a rank's stages whose gradients sequence parallelism leaves to be
+    summed."""
     plan = setup.plan
     if not plan.sequence_parallel or plan.tensor == 1:
         return 0
     return sum(
-        sequence_parallel_parameters(setup.model, part.num_layers, head=part.head) for part in parts
+        sequence_parallel_parameters(setup.model, part.num_active, head=part.head) for part in parts
     )

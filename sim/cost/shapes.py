@@ -54,12 +54,15 @@ def shapes_of(scenario: Scenario) -> tuple[tuple[Shape, ...], ...]:
 
 
 def shape_of(scenario: Scenario, tokens: int | None = None, context: int = 0) -> Shape:
-    """The shape in which a scenario's parts run; the whole sequence unless `tokens` is given."""
+    """The shape in which a scenario's parts run; the whole sequence unless `tokens` is given.
+
+    A bert with classes has a head of its own, and so is of a family of its own: `bert-classifier`.
+    """
     model, plan = scenario.model, scenario.plan
     if model is None:
         raise ValueError(f"scenario {scenario.name} has no model")
     return Shape(
-        family=model.family,
+        family=model.family if model.classes is None else f"{model.family}-classifier",
         hidden=model.hidden,
         heads=model.heads,
         ffn=model.ffn,

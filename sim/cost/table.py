@@ -6,10 +6,12 @@ by shape; else the device and link models, with a profile's fitted parameters wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from scenarios.schema import PRECISION_BYTES, Scenario
+from scenarios.schema import PRECISION_BYTES, MicrobatchGroup, Scenario
+from sim.cost.cache import cache_ns
 from sim.cost.costs import Cost, CostKey, CostTable, Transfer
 from sim.cost.data_parallel import gradient_reduction, sharded_times, weight_gather
 from sim.cost.given import given_table
@@ -22,18 +24,21 @@ from sim.cost.measured import (
 )
 from sim.cost.modelled import (
     PartTimes,
+    PassTimes,
     Setup,
     exchange,
     gradient_norm,
     optimizer_step,
     parameters_summed,
+    part_counts,
     part_times,
     setup_in,
     setup_of,
     stage_times,
     tied_reduction,
 )
-from sim.cost.parts import Parts, rounded, total_ns
+from sim.cost.parts import Parts, rounded, summed, total_ns
+from sim.cost.processors import with_sharing
 from sim.cost.profile import Profile
 from sim.cost.shapes import Part, Pass
 from sim.schedule.actions import COMPUTE, SENDS, Action, Kind
@@ -54,20 +59,30 @@ def cost_table(
     program: Program,
     profile: Profile | None = None,
 ) -> CostTable:
-    """Costs of every action and message of a program.
+    """Costs of every action and message of a program, with what sharing of processors makes of
+    them.
 
     Raises ValueError where the scenario has neither costs nor both a model and a cluster.
     """
-    if scenario.costs is not None:
-        return given_table(scenario, program)
+    given = scenario.costs is not None
+    table = given_table(scenario, program) if given else _table(scenario, program, profile)
+    if scenario.cluster is None or scenario.cluster.processors_per_node is None:
+        return table
+    return with_sharing(table, program, scenario.plan, scenario.cluster)
+
+
+def _table(scenario: Scenario, program: Program, profile: Profile | None) -> CostTable:
     setup = setup_of(scenario)
     if profile is not None:
         setup = setup_of(scenario, fitted_cluster(setup.cluster, profile.efficiency))
     parts = partition(scenario, program.schedule.num_stages)
     groups = setup.plan.variant_groups
+    variants = setup.plan.variants if len(groups) > 1 else ()
+    if setup.plan.runs_frozen_first:
+        # Microbatch 0 is a variant of its own.
+        groups, variants = groups * 2, (1, *(0 for _ in setup.plan.variants[1:]))
     pieces = [group_pieces(group, setup.model.sequence) for group in groups]
     setups = [setup_in(setup, group) for group in groups]
-    variants = setup.plan.variants if len(groups) > 1 else ()
     distinct = program.distinct_in(variants) if variants else program.distinct
     passes = _Passes(setups=setups, pieces=pieces, profile=profile, parts=parts)
     for action in sorted(a for a in distinct if a.kind in COMPUTE):
@@ -80,7 +95,7 @@ def cost_table(
     schedule = program.schedule
     held = [[parts[s] for s in schedule.stages_of(rank)] for rank in range(schedule.num_ranks)]
     # All ranks meet for the norm, so that the one with most to read decides for all.
-    most = max(rank_parameters(own, scenario) for own in held)
+    most = max(rank_parameters([part.active for part in own], scenario) for own in held)
     for action in distinct:
         key = CostKey(action.kind, action.stage)
         if action.kind in SENDS:
@@ -127,10 +142,12 @@ class _Passes:
         self.profile, self.parts = profile, parts
         plan = setups[0].plan
         self.shards = plan.sharding == "full" and plan.data > 1
+        self.first = plan.runs_frozen_first
         self.costs: dict[CostKey, Cost] = {}
         self.shares: dict[str, float] = {}
         self._times: dict[tuple[int, int], tuple[PartTimes, dict[tuple[Part, Pass], str]]] = {}
-        self._passes: dict[tuple[int, int, int, bool, bool], dict[Pass, Cost]] = {}
+        self._passes: dict[tuple[int, int, StagePart], dict[Pass, Cost]] = {}
+        self._whole: tuple[PartTimes, dict[tuple[Part, Pass], str]] | None = None
 
     def times_of(
         self, variant: int, slice_index: int
@@ -138,34 +155,77 @@ class _Passes:
         """Times of the parts in a slice, and what had to be assumed for them."""
         key = (variant, slice_index)
         if key not in self._times:
-            setup = self.setups[variant]
             _, context, tokens = self.pieces[variant][slice_index]
-            if self.profile is None:
-                self._times[key] = (part_times(setup, tokens, context), {})
-            else:
-                self._times[key] = profiled_part_times(setup, self.profile, tokens, context)
+            self._times[key] = self._times_in(self.setups[variant], tokens, context)
         return self._times[key]
+
+    def _times_in(
+        self, setup: Setup, tokens: int, context: int
+    ) -> tuple[PartTimes, dict[tuple[Part, Pass], str]]:
+        if self.profile is None:
+            return part_times(setup, tokens, context), {}
+        return profiled_part_times(setup, self.profile, tokens, context)
 
     def add(self, action: Action, variant: int) -> None:
         """Enter the cost of a pass."""
         kind, stage, _, slice_index, pipe = action
         part, name, setup = self.parts[stage], _PASS_OF[kind], self.setups[variant]
         times, assumed = self.times_of(variant, slice_index)
-        content = (variant, slice_index, part.num_layers, part.embedding, part.head)
+        content = (variant, slice_index, replace(part, stage=min(part.stage, 1), first_layer=0))
         if content not in self._passes:
-            device = setup.cluster.device
-            loading = float(device.efficiency.data_loading) if slice_index == 0 else 0.0
-            passes = stage_times(part, times, loading)
+            passes = self._stage(part, variant, slice_index)
             if self.shards:
                 passes = sharded_times(setup, part, times, passes)
             self._passes[content] = {n: rounded(p) for n, p in passes.items()}
         self.costs[CostKey(kind, stage, slice_index, pipe, variant)] = self._passes[content][name]
-        counts: dict[Part, int] = {
-            "layer": part.num_layers,
-            "embedding": int(part.embedding),
-            "head": int(part.head),
-        }
-        for which, count in counts.items():
+        if name == "forward" and stage == 0 and self.first:
+            if variant:
+                whole, assumed_whole = self._whole_batch()
+                self._share(_frozen(part), name, whole, assumed_whole)
+            part = part.active
+        self._share(part, name, times, assumed)
+
+    def _stage(self, part: StagePart, variant: int, slice_index: int) -> PassTimes:
+        """A stage's passes; where frozen layers run over the whole batch first, microbatch 0's
+        forward pass has that in it, with its loading and caching, and no other one has them."""
+        setup = self.setups[variant]
+        efficiency, scenario = setup.cluster.device.efficiency, setup.scenario
+        times, _ = self.times_of(variant, slice_index)
+        loading = float(efficiency.data_loading) if slice_index == 0 else 0.0
+        cached = (
+            cache_ns(scenario, setup.cluster, setup.plan.micro_batch) if not part.stage else 0.0
+        )
+        if not self.first or part.stage:
+            return stage_times(part, times, loading, cached)
+        # Inputs and targets of a stage with both ends are loaded at once.
+        passes = stage_times(part.active, times, 0.0 if part.computes_embedding else loading)
+        if variant == 0:
+            return passes
+        count = setup.plan.num_microbatches
+        whole, _ = self._whole_batch()
+        ahead = {**whole, "action": {}}
+        frozen = stage_times(_frozen(part), ahead, count * loading, count * cached)
+        forward = summed([(1.0, passes["forward"]), (1.0, frozen["forward"])])
+        return {**passes, "forward": forward}
+
+    def _whole_batch(self) -> tuple[PartTimes, dict[tuple[Part, Pass], str]]:
+        """Times of the parts over the whole batch of a pipeline at once, all its microbatches."""
+        if self._whole is None:
+            plan = self.setups[0].plan
+            group = MicrobatchGroup(micro_batch=plan.micro_batch * plan.num_microbatches)
+            setup = setup_in(self.setups[0], group)
+            self._whole = self._times_in(setup, setup.model.sequence, 0)
+        return self._whole
+
+    def _share(
+        self,
+        part: StagePart,
+        name: Pass,
+        times: PartTimes,
+        assumed: Mapping[tuple[Part, Pass], str],
+    ) -> None:
+        """Count what had to be assumed for a pass."""
+        for which, count in part_counts(part, name).items():
             if count and (which, name) in assumed:
                 amount = count * total_ns(times[which][name])
                 text = assumed[which, name]
@@ -176,6 +236,11 @@ class _Passes:
         """Each assumption's share of the time of the passes added."""
         total = sum(cost.duration_ns for cost in self.costs.values()) or 1
         return tuple((what, amount / total) for what, amount in self.shares.items())
+
+
+def _frozen(part: StagePart) -> StagePart:
+    """The frozen layers of a part, and the embedding before them."""
+    return replace(part, num_layers=part.frozen_layers, head=False)
 
 
 class _Message(NamedTuple):
@@ -204,7 +269,7 @@ def _add_message(
 
 
 def _tied(setup: Setup, profile: Profile | None, ranks: Sequence[int]) -> Parts:
-    if not setup.model.tied_embeddings:
+    if not setup.model.shares_table:
         return {}
     if profile is not None and profile.all_reduce is not None and setup.cluster.nodes == 1:
         table = token_table_parameters(setup.model, setup.plan.tensor)
@@ -214,7 +279,8 @@ def _tied(setup: Setup, profile: Profile | None, ranks: Sequence[int]) -> Parts:
 
 
 def _optimizer(setup: Setup, profile: Profile | None, held: Sequence[StagePart]) -> Parts:
-    """The optimizer step of a rank that holds these parts."""
+    """The optimizer step of a rank that holds these parts: of what is trained in them."""
+    held = [part.active for part in held]
     count = rank_parameters(held, setup.scenario)
     step = optimizer_step(setup, count, parameters_summed(setup, held))
     if profile is not None:

@@ -17,6 +17,13 @@ The rules, which the compiled engine shares:
   beside its passes, and one posted at time t ends at the later of t + duration - hidden (its first
   buckets were full before t) and the end of the one before + duration. What follows the passes
   waits for the last one.
+- Ranks that share a processor (`costs.processors`) take turns on it. Each piece of work on the
+  compute lane of more than zero ns (a pass, posting or unpacking a message, an EXCHANGE, an
+  optimizer step) asks for the processor when its rank comes to it, holds it without break for its
+  whole duration, and then gives it back; work of zero ns does not ask. At the end of each instant,
+  once all else in it has happened, a processor that nobody holds goes to who asked first, and of
+  those that asked in the same nanosecond to the lowest rank: so a rank that goes on to further work
+  asks anew, behind those that wait. The span is the holding; the wait for it is idle time.
 """
 
 from __future__ import annotations
@@ -33,6 +40,7 @@ from sim.schedule.lowering import Program, Step, participants, partner, peer, re
 from sim.timeline.spans import Lane, Span, Timeline
 
 _END_OF_INSTANT = 2
+_AFTER_LINKS = 3
 _Process = Generator[simpy.Event, Any, None]
 
 
@@ -69,6 +77,7 @@ class _Engine:
         self.meetings: dict[Action, tuple[simpy.Event, dict[int, int]]] = {}
         self.at: list[tuple[Step, Action] | None] = [None] * program.num_ranks
         self.reduced_ns = [0] * program.num_ranks
+        self.processors = _Processors(self.env, costs.processors)
 
     def run(self) -> Timeline:
         ranks = [self.env.process(self.rank(r)) for r in range(self.program.num_ranks)]
@@ -77,7 +86,10 @@ class _Engine:
         if any(process.is_alive for process in ranks):
             raise Deadlock(self.who_waits())
         return Timeline(
-            origin="simulated", num_ranks=self.program.num_ranks, spans=tuple(self.spans)
+            origin="simulated",
+            num_ranks=self.program.num_ranks,
+            spans=tuple(self.spans),
+            processors=self.costs.processors,
         )
 
     def rank(self, rank: int) -> _Process:
@@ -134,11 +146,14 @@ class _Engine:
         yield from self.work(rank, message)
 
     def work(self, rank: int, action: Action) -> _Process:
-        """Take the rank's compute lane for an action's duration."""
+        """Take the rank's compute lane, and its processor, for an action's duration."""
         duration = self.costs.duration_ns(action)
+        if duration:
+            yield from self.processors.turn(rank)
         start = self.env.now
         if duration:
             yield self.env.timeout(duration)
+            self.processors.give_back(rank)
         if duration or action.kind in COMPUTE:
             self.record(rank, "compute", action, int(start), int(self.env.now))
 
@@ -232,6 +247,53 @@ class _Engine:
                 step, need = at
                 waiting.append(Waiting(rank=rank, step=step, needs=str(need)))
         return waiting
+
+
+class _Processors:
+    """Processors that ranks take turns on; a rank alone on its processor never waits."""
+
+    def __init__(self, env: simpy.Environment, processors: tuple[int, ...]) -> None:
+        self.env = env
+        shared = {p for p in processors if processors.count(p) > 1}
+        self.of_rank = {rank: p for rank, p in enumerate(processors) if p in shared}
+        self.busy: set[int] = set()
+        self.waiting: dict[int, list[tuple[int, int, simpy.Event]]] = {p: [] for p in shared}
+        self.settling: set[int] = set()
+
+    def turn(self, rank: int) -> _Process:
+        """Ask for the rank's processor and wait for it."""
+        processor = self.of_rank.get(rank)
+        if processor is not None:
+            granted = self.env.event()
+            self.waiting[processor].append((int(self.env.now), rank, granted))
+            self.settle(processor)
+            yield granted
+
+    def give_back(self, rank: int) -> None:
+        """Let others have the rank's processor."""
+        processor = self.of_rank.get(rank)
+        if processor is not None:
+            self.busy.remove(processor)
+            self.settle(processor)
+
+    def settle(self, processor: int) -> None:
+        """Have a processor given at the end of this instant, after links were booked."""
+        if processor not in self.settling:
+            self.settling.add(processor)
+            end = self.env.event()
+            end._ok, end._value = True, None
+            assert end.callbacks is not None
+            end.callbacks.append(lambda _: self.give(processor))
+            self.env.schedule(end, priority=_AFTER_LINKS)  # type: ignore[arg-type]
+
+    def give(self, processor: int) -> None:
+        """Give a processor that nobody holds to who asked first, then by rank."""
+        self.settling.remove(processor)
+        if processor not in self.busy and self.waiting[processor]:
+            first = min(self.waiting[processor], key=lambda request: request[:2])
+            self.waiting[processor].remove(first)
+            self.busy.add(processor)
+            first[2].succeed()
 
 
 def _meeting_of(action: Action) -> Action:

@@ -2,10 +2,10 @@
 
 Walks backwards from the last span to end. A span's predecessor is, among those that can have
 delayed it (the span before it on its compute lane, its messages' transfers, for a transfer the
-sender's and the receiver's compute spans before it, for a collective the last to come), the one
-that ended last. A reduction that overlaps with the passes follows the pass that ends within it, and
-is on the path from that end on. Exact for a simulated timeline; for a measured one the gaps are
-waiting.
+sender's and the receiver's compute spans before it, for a collective the last to come, for a rank
+that shares its processor the one that held it until then), the one that ended last. A reduction
+that overlaps with the passes follows the pass that ends within it, and is on the path from that end
+on. Exact for a simulated timeline; for a measured one the gaps are waiting.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class _Walk:
             for s in rank:
                 if s.lane == "collective":
                     self.collectives.setdefault((s.action.kind, s.start_ns), []).append(s)
+        self.beside = _sharers(timeline.processors)
         self.visited: set[Span] = set()
         self.sent_before = _messages_before(program) if program.mode != "overlapped" else {}
 
@@ -117,6 +118,10 @@ class _Walk:
                     candidates.append(self._reduced(other.rank, span.start_ns))
         else:
             candidates.append(self._before(span.rank, span.start_ns))
+            for rank in self.beside.get(span.rank, ()):
+                holder = self._before(rank, span.start_ns)
+                if holder is not None and holder.end_ns == span.start_ns:
+                    candidates.append(holder)
             if action.kind is Kind.OPTIMIZER:
                 candidates.append(self._reduced(span.rank, span.start_ns))
             for receive in self._waited_for(span):
@@ -162,6 +167,16 @@ class _Walk:
         while i >= 0 and self.own[rank][i] in self.visited:
             i -= 1
         return self.own[rank][i] if i >= 0 else None
+
+
+def _sharers(processors: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
+    """For each rank that shares its processor, the others on it."""
+    ranks = range(len(processors))
+    beside = {
+        rank: tuple(r for r in ranks if r != rank and processors[r] == processors[rank])
+        for rank in ranks
+    }
+    return {rank: others for rank, others in beside.items() if others}
 
 
 def _messages_before(program: Program) -> dict[Action, tuple[Action, ...]]:

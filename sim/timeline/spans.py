@@ -43,6 +43,8 @@ class Timeline:
     parts: for a simulated timeline, the share of each action's cost by category (ns), keyed by
     (kind, stage, slice, variant): what the breakdown divides compute spans by.
     variants: of each microbatch its variant (its size and slicing); empty where all are alike.
+    processors: of a simulated timeline, each rank's processor where ranks take turns on one; else
+    empty.
     metadata: who made it, when, with which versions; JSON values only.
     """
 
@@ -51,6 +53,7 @@ class Timeline:
     spans: tuple[Span, ...]
     parts: Mapping[tuple[str, int, int, int], Mapping[str, int]] = field(default_factory=dict)
     variants: tuple[int, ...] = ()
+    processors: tuple[int, ...] = ()
     metadata: Mapping[str, object] = field(default_factory=dict)
 
     @cached_property
