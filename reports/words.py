@@ -24,6 +24,8 @@ CATEGORY_NAMES: Mapping[str, str] = {
     "optimizer": "optimizer step",
     "host": "host time",
     "data_loading": "data loading",
+    "cache": "activation cache",
+    "cache": "cache of frozen layers",
     "point_to_point": "waiting for messages",
     "data_parallel": "gradient reduction",
     "weight_gather": "gathering of sharded weights",
@@ -184,10 +186,26 @@ def subject(scenario: Scenario) -> str:
     return f"{what} on {plural(scenario.plan.num_devices, 'rank')}"
 
 
+def frozen(scenario: Scenario) -> str:
+    """What of a plan's layers is not trained: `6 of 12 layers frozen, 4 cached`; empty for none."""
+    plan, model = scenario.plan, scenario.model
+    if model is None or not plan.frozen_layers:
+        return ""
+    cached = f", {plan.cached_layers} cached" if plan.cached_layers else ""
+    return f"{plan.frozen_layers} of {model.layers} layers frozen{cached}"
+
+
+def _iterating(scenario: Scenario) -> str:
+    """What an iteration is of, in a sentence that goes on with its verb."""
+    return f"{subject(scenario)}, {frozen(scenario)}," if frozen(scenario) else subject(scenario)
+
+
 def verdict(prediction: Prediction) -> str:
     """The report in one sentence: time, memory, bubble."""
     found, fit = prediction.figures, fits(prediction)
-    text = f"{subject(prediction.scenario)} takes {duration(prediction.iteration_ns)} an iteration"
+    text = (
+        f"{_iterating(prediction.scenario)} takes {duration(prediction.iteration_ns)} an iteration"
+    )
     parts = [f"{text} (simulated)"]
     if fit is not None:
         parts.append(_fit(prediction, fit))
@@ -202,7 +220,7 @@ def measured_verdict(prediction: Prediction, comparison: Comparison) -> str:
     if comparison.in_sample:
         how = "fitted to runs of this very scenario"
     return (
-        f"{subject(prediction.scenario)} took {duration(comparison.measured_ns)} an iteration "
+        f"{_iterating(prediction.scenario)} took {duration(comparison.measured_ns)} an iteration "
         f"(measured); predicted were {duration(comparison.predicted_ns)} (simulated, {how}), "
         f"{percent(comparison.predictive, signed=True)}."
     )
