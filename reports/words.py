@@ -24,7 +24,6 @@ CATEGORY_NAMES: Mapping[str, str] = {
     "optimizer": "optimizer step",
     "host": "host time",
     "data_loading": "data loading",
-    "cache": "activation cache",
     "cache": "cache of frozen layers",
     "point_to_point": "waiting for messages",
     "data_parallel": "gradient reduction",
