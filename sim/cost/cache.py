@@ -53,17 +53,23 @@ def disk_share(scenario: Scenario, cluster: Cluster) -> float:
 
 
 def cache_rates(scenario: Scenario, cluster: Cluster) -> CacheRates:
-    """What the cache takes a rank of the first stage, on the node with most of them; what is on
-    disk goes at the disk's rates, in proportion.
+    """What the cache takes a rank of the first stage, on the node with most of them: its share of
+    the node's rate, or what one rank reaches at most; what is on disk goes at the disk's rates, in
+    proportion.
 
     Not modelled: reading ahead beside the passes; a replica's tensor ranks reading shares.
     """
     cache, disk = _settings(scenario), disk_share(scenario, cluster)
     ranks = max(first_ranks_by_node(scenario.plan, cluster).values())
-    size = ranks * sample_bytes(scenario) * 1e9
+    size = sample_bytes(scenario) * 1e9
+
+    def sample_ns(memory_rate: float, disk_rate: float) -> float:
+        own = [min(rate / ranks, cache.one_rank or rate) for rate in (memory_rate, disk_rate)]
+        return size * ((1 - disk) / own[0] + disk / own[1])
+
     return CacheRates(
-        read_ns=size * ((1 - disk) / cache.read + disk / cache.disk_read),
-        write_ns=size * ((1 - disk) / cache.write + disk / cache.disk_write),
+        read_ns=sample_ns(cache.read, cache.disk_read),
+        write_ns=sample_ns(cache.write, cache.disk_write),
     )
 
 
