@@ -217,6 +217,9 @@ class _Run:
                 microbatch_groups=None,
                 slices=series.slices if len(series.slices) > 1 else None,
                 layers_per_stage=None,
+                frozen_layers=0,
+                cached_layers=0,
+                fills_cache=False,
             ),
         )
         part = StagePart(

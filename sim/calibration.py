@@ -3,6 +3,10 @@
 From runs of one width and precision in different depths, microbatch counts, schedules and token
 slices: for every shape of a pass (its microbatch's sequences, its tokens, those before it) its time
 is split into a fixed part, a part per layer, and those of embedding and head.
+
+Of frozen layers the forward pass counts, and neither backward pass nor optimizer; of cached ones
+nothing. Their forward pass, which keeps nothing for a backward one, is taken to cost what any other
+does: on a CPU it was 1 to 3 % quicker (layers of 64 to 384 wide).
 """
 
 from __future__ import annotations
@@ -46,6 +50,9 @@ class Makeup(NamedTuple):
     num_layers: int
     embedding: bool
     head: bool
+
+
+_NOTHING = Makeup(0, False, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +141,24 @@ def _samples(measurement: Measurement) -> list[Sample]:
                 continue
             if span.action.kind is Kind.OPTIMIZER:
                 shape = whole
-                makeup = _together([parts[s] for s in schedule.stages_of(span.rank)])
+                makeup = makeup_of(pass_, [parts[s] for s in schedule.stages_of(span.rank)])
             else:
                 shape = shapes[span.action.microbatch or 0][span.action.slice_index]
-                makeup = _together([parts[span.action.stage]])
-            found.append(Sample(shape, pass_, makeup, span.duration_ns))
+                makeup = makeup_of(pass_, [parts[span.action.stage]])
+            # A step over nothing, or a pass that hands a cached input on, tells of no part.
+            if makeup != _NOTHING:
+                found.append(Sample(shape, pass_, makeup, span.duration_ns))
     return found
 
 
-def _together(parts: Sequence[StagePart]) -> Makeup:
-    return Makeup(
-        sum(p.num_layers for p in parts),
-        any(p.embedding for p in parts),
-        any(p.head for p in parts),
-    )
+def makeup_of(pass_: Pass, parts: Sequence[StagePart]) -> Makeup:
+    """What a pass over stages works on: forward all but what is cached, else what is trained."""
+    head = any(p.head for p in parts)
+    if pass_ == "forward":
+        computed = any(p.computes_embedding for p in parts)
+        return Makeup(sum(p.num_computed for p in parts), computed, head)
+    trained = any(p.trains_embedding for p in parts)
+    return Makeup(sum(p.num_active for p in parts), trained, head)
 
 
 def _fit(samples: Sequence[Sample]) -> tuple[dict[Part, PartTime], list[float]]:
