@@ -13,6 +13,7 @@ from scenarios.schema import Scenario
 from sim.cost.profile import Profile
 from sim.elastic.caching import caches_from
 from sim.elastic.freezing import frozen_by_epoch
+from sim.elastic.iterations import Iterations
 from sim.elastic.layouts import layouts
 from sim.elastic.phases import Layout, Phase, elastic_of, phase_scenario, phases
 from sim.elastic.transitions import TransitionTime, transition_time
@@ -161,46 +162,62 @@ def predict_run(
     Raises ValueError where the scenario has no elastic run, or no batch that its replicas can
     share.
     """
-    elastic = elastic_of(scenario)
-    progress("layouts")
-    frozen = frozen_by_epoch(scenario)
-    if layouts_given is None:
-        layouts_given = layouts(scenario, profile)
-    depth = caches_from(scenario, layouts_given, profile)
-    seen: dict[str, Prediction] = {}
-    found: list[PhasePrediction] = []
-    transitions: list[TransitionTime] = []
-    cut = phases(scenario, frozen, layouts_given, depth)
-    for phase in cut:
-        progress(f"phase {phase.index + 1} of {len(cut)}: {phase.frozen_layers} layers frozen")
-        one = phase_scenario(scenario, phase)
-        if one.digest not in seen:
-            seen[one.digest] = predict(one, profile, draws=draws, seed=seed)
-        prediction = seen[one.digest]
-        epoch_ns = prediction.iteration_ns * phase.iterations
-        found.append(
-            PhasePrediction(
-                phase=phase,
-                prediction=prediction,
-                iteration_ns=prediction.iteration_ns,
-                epoch_ns=epoch_ns,
-                samples_per_s=elastic.samples / (epoch_ns / 1e9) if epoch_ns else math.inf,
-            )
+    return _Predictor(scenario, profile, draws, seed).run(scenario, layouts_given, progress)
+
+
+class _Predictor:
+    """Predictions of runs with the same plan that differ in their decisions alone: what they have
+    in common is simulated once."""
+
+    def __init__(self, scenario: Scenario, profile: Profile | None, draws: int, seed: int) -> None:
+        self._profile, self._draws, self._seed = profile, draws, seed
+        self._simulated = Iterations(scenario, profile)
+        self._seen: dict[tuple[Layout, int, bool], Prediction] = {}
+
+    def run(
+        self, scenario: Scenario, given: Sequence[Layout] | None, progress: Progress
+    ) -> ElasticPrediction:
+        """One run."""
+        profile = self._profile
+        if given is None:
+            progress("layouts")
+            given = layouts(scenario, profile, self._simulated)
+        frozen = frozen_by_epoch(scenario)
+        depth = caches_from(scenario, given, profile, self._simulated)
+        cut = phases(scenario, frozen, given, depth)
+        found, transitions = [], []
+        for phase in cut:
+            progress(f"phase {phase.index + 1} of {len(cut)}: {phase.frozen_layers} layers frozen")
+            found.append(self._phase(scenario, phase))
+            if phase.index:
+                before = cut[phase.index - 1]
+                transition = transition_time(scenario, before, phase, profile)
+                transitions += [transition] if transition is not None else []
+        return ElasticPrediction(
+            scenario=scenario,
+            frozen_by_epoch=frozen,
+            layouts=tuple(given),
+            caches_from=depth,
+            phases=tuple(found),
+            transitions=tuple(transitions),
+            notes=tuple(_notes(scenario)),
         )
-        if phase.index:
-            before = cut[phase.index - 1]
-            transition = transition_time(scenario, before, phase, profile)
-            if transition is not None:
-                transitions.append(transition)
-    return ElasticPrediction(
-        scenario=scenario,
-        frozen_by_epoch=frozen,
-        layouts=tuple(layouts_given),
-        caches_from=depth,
-        phases=tuple(found),
-        transitions=tuple(transitions),
-        notes=tuple(_notes(scenario)),
-    )
+
+    def _phase(self, scenario: Scenario, phase: Phase) -> PhasePrediction:
+        one = phase_scenario(scenario, phase)
+        key = (phase.layout, phase.cached_layers, phase.fills_cache)
+        if key not in self._seen:
+            self._seen[key] = predict(one, self._profile, draws=self._draws, seed=self._seed)
+        prediction = replace(self._seen[key], scenario=one)
+        epoch_ns = prediction.iteration_ns * phase.iterations
+        samples = elastic_of(scenario).samples
+        return PhasePrediction(
+            phase=phase,
+            prediction=prediction,
+            iteration_ns=prediction.iteration_ns,
+            epoch_ns=epoch_ns,
+            samples_per_s=samples / (epoch_ns / 1e9) if epoch_ns else math.inf,
+        )
 
 
 def _notes(scenario: Scenario) -> list[str]:
@@ -226,11 +243,12 @@ def ablation(
 ) -> tuple[AblationRow, ...]:
     """The run with five combinations of the mechanisms, and what each gains over no freezing."""
     elastic = elastic_of(scenario)
+    predictor = _Predictor(scenario, profile, draws, seed)
     rows: list[AblationRow] = []
     for name, fields in COMBINATIONS.items():
-        progress(name)
         changed = replace(scenario, elastic=replace(elastic, **fields))  # type: ignore[arg-type]
-        found = predict_run(changed, profile, draws=draws, seed=seed)
+        progress(name)
+        found = predictor.run(changed, None, lambda text: None)
         base = rows[0].prediction.total_ns if rows else found.total_ns
         speedup = base / found.total_ns
         rows.append(AblationRow(name=name, scenario=changed, prediction=found, speedup=speedup))

@@ -1,5 +1,5 @@
-"""AutoCache: from how many frozen layers on reading their output is faster than computing it, and
-what room it takes (arXiv 2102.03161, section 3.5).
+"""AutoCache: from how many frozen layers on caching their output pays, and what room it takes
+(arXiv 2102.03161, section 3.5).
 
 At which depth each epoch reads and fills the cache: `cached_depths`.
 """
@@ -11,35 +11,42 @@ from collections.abc import Sequence
 from scenarios.schema import Scenario
 from sim.cost.cache import disk_share, sample_bytes
 from sim.cost.profile import Profile
-from sim.elastic.layouts import iteration_ns
+from sim.elastic.freezing import frozen_by_epoch
+from sim.elastic.iterations import Iterations
 from sim.elastic.phases import Layout, elastic_of
 from sim.elastic.phases import cached_depths as cached_depths
 
 
 def caches_from(
-    scenario: Scenario, layouts: Sequence[Layout], profile: Profile | None = None
+    scenario: Scenario,
+    layouts: Sequence[Layout],
+    profile: Profile | None = None,
+    simulated: Iterations | None = None,
 ) -> int | None:
-    """Frozen layers from which on their output is cached: `elastic.cache.pays_from`, or the fewest
-    for which, and for any more, an iteration that reads is simulated faster than one that computes;
-    None where nothing is to be cached, without AutoPipe, or where it never is.
+    """Frozen layers from which on their output is cached: `elastic.cache.pays_from`; or, of the
+    numbers that the run comes to, that with which its simulated epochs take least, those that read
+    and those that write (with `freeze: adaptive`: if as much freezes as may). Of equal ones it is
+    the most layers.
 
-    layouts: by frozen layers.
-    Not modelled: that writing costs an epoch after each freeze, which a short run may not earn
-    back.
+    layouts: by frozen layers; only where all frozen layers lie on the first stage is their output
+    cached. simulated: iterations of the same plan and profile, to be used again. None where caching
+    never pays, and without AutoPipe or freezing.
     """
     elastic = elastic_of(scenario)
     if elastic.freeze == "off" or not (elastic.autocache and elastic.autopipe):
         return None
     if elastic.cache.pays_from is not None:
         return elastic.cache.pays_from
-    found = None
-    for layout in reversed(layouts[1:]):
-        computed = iteration_ns(scenario, layout, profile)
-        read = iteration_ns(scenario, layout, profile, cached_layers=layout.frozen_layers)
-        if read >= computed:
+    frozen = frozen_by_epoch(scenario)
+    simulated = simulated or Iterations(scenario, profile)
+    best, least = None, simulated.run_ns(frozen, layouts, None)
+    for depth in sorted({count for count in frozen if count}, reverse=True):
+        if layouts[depth].layers_per_stage[0] < depth:
             break
-        found = layout.frozen_layers
-    return found
+        time = simulated.run_ns(frozen, layouts, depth)
+        if time < least:
+            best, least = depth, time
+    return best
 
 
 def cache_bytes(scenario: Scenario) -> int:

@@ -13,13 +13,11 @@ from sim.cost.modelled import PartTimes, part_times, setup_of
 from sim.cost.parts import total_ns
 from sim.cost.profile import Profile, require_device
 from sim.cost.shapes import Part, Pass
-from sim.cost.table import cost_table
 from sim.elastic.balance import balanced, largest
+from sim.elastic.caching import caches_from
 from sim.elastic.freezing import most_frozen
-from sim.elastic.phases import Layout, Phase, elastic_of, phase_scenario
-from sim.engine.simpy_engine import simulate
-from sim.schedule.build import build_program, build_schedule
-from sim.workload.memory import memory_model, peak_bytes
+from sim.elastic.iterations import Iterations, of_layout
+from sim.elastic.phases import Layout, elastic_of
 from sim.workload.parameters import embedding_parameters, head_parameters, layer_parameters
 
 MOST_MICROBATCHES = 6
@@ -32,7 +30,9 @@ class NoLayout(ValueError):
     is_bad_input = True
 
 
-def layouts(scenario: Scenario, profile: Profile | None = None) -> tuple[Layout, ...]:
+def layouts(
+    scenario: Scenario, profile: Profile | None = None, simulated: Iterations | None = None
+) -> tuple[Layout, ...]:
     """The layout of a scenario's run for every number of frozen layers, from none to all (for none
     alone where freezing is off).
 
@@ -47,23 +47,28 @@ def layouts(scenario: Scenario, profile: Profile | None = None) -> tuple[Layout,
     AutoDP makes further replicas of freed ranks. Layers are cut so that the stage that takes
     longest takes least: a frozen layer has its forward pass alone, and all of them together no more
     than reading their output where it is cached; or `elastic.frozen_weight` of an active layer.
-    Where all of them lie on the first stage before the pipeline (`plan.frozen_first`), only the
-    others are balanced. Microbatches are as `elastic.microbatches` says or, of one to six times the
+    Where their output is cached (`caches_from`, by layouts that are all made for that), they lie on
+    the first stage. Where they lie before the pipeline (`plan.frozen_first`), only the others are
+    balanced. Microbatches are as `elastic.microbatches` says or, of one to six times the
     pipeline's length, those with the fastest simulated iteration that fits.
 
     Without AutoPipe the first cut stays; with `plan.frozen_first` the active layers are then shared
     out over as many stages of the first pipeline as get one.
+    simulated: iterations of the same plan and profile, to be used again.
     Not modelled: stages cut within a layer.
     Raises NoLayout for layers that do not fill the stages, or microbatches that do not divide a
     replica's batch.
     """
     require_device(profile, scenario)
-    planner = _Planner(scenario, profile)
-    found = [planner.first]
-    if elastic_of(scenario).freeze != "off":
-        for frozen in range(1, most_frozen(scenario) + 1):
-            found.append(planner.layout(frozen, found[-1].pipeline))
-    return tuple(found)
+    elastic, simulated = elastic_of(scenario), simulated or Iterations(scenario, profile)
+    caches = elastic.autocache and elastic.autopipe
+    depth = (elastic.cache.pays_from or 1) if caches else None
+    found = _Planner(scenario, profile, simulated, depth).layouts()
+    if caches and elastic.cache.pays_from is None and elastic.freeze != "off":
+        depth = caches_from(scenario, found, profile, simulated)
+        if depth != 1:
+            found = _Planner(scenario, profile, simulated, depth).layouts()
+    return found
 
 
 def microbatch_choices(batch: int, pipeline: int) -> tuple[int, ...]:
@@ -73,38 +78,25 @@ def microbatch_choices(batch: int, pipeline: int) -> tuple[int, ...]:
     return tuple(n for n in divisors if n >= pipeline) or (divisors[-1],)
 
 
-def iteration_ns(
-    scenario: Scenario, layout: Layout, profile: Profile | None = None, *, cached_layers: int = 0
-) -> int:
-    """The simulated iteration of a layout that reads so many layers' output from the cache."""
-    one = _iteration(scenario, layout, cached_layers)
-    program = build_program(one)
-    return simulate(program, cost_table(one, program, profile)).iteration_ns
-
-
-def _iteration(scenario: Scenario, layout: Layout, cached_layers: int) -> Scenario:
-    phase = Phase(
-        index=0,
-        first_epoch=0,
-        epochs=1,
-        layout=layout,
-        cached_layers=cached_layers,
-        fills_cache=False,
-        iterations=1,
-    )
-    return phase_scenario(scenario, phase)
-
-
 class _Planner:
     """The layouts of one scenario, with what is common to several worked out once."""
 
-    def __init__(self, scenario: Scenario, profile: Profile | None) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        profile: Profile | None,
+        simulated: Iterations,
+        caches_from: int | None,
+    ) -> None:
+        """caches_from: frozen layers from which on they lie where they can be cached."""
         plan, cluster = scenario.plan, scenario.cluster
         if scenario.model is None:
             raise ValueError(f"scenario {scenario.name} has no model to cut into stages")
         self._scenario, self._profile = scenario, profile
         self._model, self._plan, self._elastic = scenario.model, plan, elastic_of(scenario)
         self._times: dict[int, PartTimes] = {}
+        self._caches_from = caches_from
+        self._iterations = simulated
         counts, layers = plan.layers_per_stage, self._model.layers
         if counts is None and layers % plan.pipeline == 0:
             counts = (layers // plan.pipeline,) * plan.pipeline
@@ -119,6 +111,14 @@ class _Planner:
         self._room = None
         if cluster is not None:
             self._room = max(self._peak(self.first), cluster.device.memory)
+
+    def layouts(self) -> tuple[Layout, ...]:
+        """By frozen layers."""
+        found = [self.first]
+        if self._elastic.freeze != "off":
+            for frozen in range(1, most_frozen(self._scenario) + 1):
+                found.append(self.layout(frozen, found[-1].pipeline))
+        return tuple(found)
 
     def layout(self, frozen: int, pipeline: int) -> Layout:
         """The layout for so many frozen layers, after one with a pipeline of such a length."""
@@ -197,36 +197,27 @@ class _Planner:
         return min(choices, key=self._iteration_ns)
 
     def _together(self, frozen: int) -> int:
-        """Layers that must lie on the first stage: one, all frozen ones where they may be cached,
-        and an active one as well where the frozen ones lie before the pipeline."""
+        """Layers that must lie on the first stage: one; all frozen ones where they are cached; and
+        an active one as well where they lie before the pipeline."""
         if self._plan.frozen_first:
             return min(frozen + 1, self._model.layers)
-        return max(1, frozen) if self._elastic.autocache else 1
+        return max(1, frozen) if self._caches(frozen) else 1
 
     def _caches(self, frozen: int) -> bool:
-        """Whether the frozen layers' output may be cached, as far as is known before layouts are:
-        whether that saves time is seen with them."""
-        elastic = self._elastic
-        pays_from = elastic.cache.pays_from or 1
-        return elastic.autocache and elastic.autopipe and frozen >= pays_from
-
-    def _cached(self, layout: Layout) -> int:
-        return layout.frozen_layers if self._caches(layout.frozen_layers) else 0
+        """Whether so many frozen layers' output is cached."""
+        return self._caches_from is not None and frozen >= self._caches_from
 
     def _iteration_ns(self, layout: Layout) -> int:
         """Of its iteration as it is in the end: reading the cache, where that is faster."""
-        times = [iteration_ns(self._scenario, layout, self._profile)]
-        if cached := self._cached(layout):
-            times.append(iteration_ns(self._scenario, layout, self._profile, cached_layers=cached))
+        times = [self._iterations.time_ns(of_layout(layout))]
+        if self._caches(layout.frozen_layers):
+            read = of_layout(layout, cached_layers=layout.frozen_layers)
+            times.append(self._iterations.time_ns(read))
         return min(times)
 
     def _peak(self, layout: Layout) -> int:
-        """The largest peak of a rank, by the memory model."""
-        one = _iteration(self._scenario, layout, self._cached(layout))
-        schedule = build_schedule(one)
-        model = memory_model(one, schedule)
-        assert model is not None
-        return max(peak_bytes(model, schedule))
+        cached = layout.frozen_layers if self._caches(layout.frozen_layers) else 0
+        return self._iterations.peak_bytes(of_layout(layout, cached_layers=cached))
 
     def _cut(self, frozen: int, pipeline: int, micro_batch: int) -> tuple[int, ...]:
         """Layers of each stage, balanced."""
