@@ -128,7 +128,8 @@ def simulate(
     json: Json = False,
     force: Force = False,
 ) -> int:
-    """Simulate one training iteration of a scenario.
+    """Simulate one training iteration of a scenario; of one with an `elastic` section the whole run
+    of epochs, and what each of its mechanisms brings.
 
     Parameters
     ----------
@@ -141,6 +142,11 @@ def simulate(
     files.check_outputs((report, trace), force=force)
     used = files.profile(profile)
     loaded = scenario_files.load_ready(scenario, set or (), used, console.progress())
+    if loaded.scenario.elastic is not None:
+        from reports import elastic_files
+
+        outputs = (report, trace)
+        return elastic_files.simulate(loaded, used, outputs, as_json=json, force=force)
     found = predict(loaded.scenario, used, draws=15 if profile else 0)
     if trace is not None:
         files.write_trace(trace, found.timeline, found.memory or (), force=force)

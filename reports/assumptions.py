@@ -28,8 +28,13 @@ NOT_MODELLED = (
 )
 
 
-def assumptions_section(prediction: Prediction, summary: Summary, command: str) -> Section:
-    """Where costs come from, what lies outside the measured range, and how to reproduce."""
+def assumptions_section(
+    prediction: Prediction, summary: Summary, command: str, more: Sequence[str] = ()
+) -> Section:
+    """Where costs come from, what lies outside the measured range, and how to reproduce.
+
+    more: what else is not modelled.
+    """
     assumed = summary["assumed"]
     table = (tables.assumed_table(summary),) if assumed else ()
     return Section(
@@ -41,7 +46,7 @@ def assumptions_section(prediction: Prediction, summary: Summary, command: str) 
         tables=table,
         lists=(
             ("Where the costs come from", tuple(_sources(prediction))),
-            ("What is not modelled", NOT_MODELLED),
+            ("What is not modelled", (*NOT_MODELLED, *more)),
             ("How to reproduce", tuple(_versions(prediction))),
         ),
         code=command,

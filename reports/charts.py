@@ -53,7 +53,8 @@ def chart_of(data: list[Chart], height: int, x: Chart, y: Chart, **layout: Any) 
     return {"data": data, "layout": {"height": height, "xaxis": x, "yaxis": y, **layout}}
 
 
-def _marker(name: str) -> Chart:
+def marker_of(name: str) -> Chart:
+    """How columns of a colour are filled; those of the bubble are hatched."""
     marker: Chart = {"color": color(name), "line": {"width": 0.75, "color": color("paper")}}
     if name == "bubble":
         marker["color"] = color("bubble-fill")
@@ -106,7 +107,7 @@ def breakdown_by_rank(prediction: Prediction) -> Chart:
                 "name": text,
                 "x": labels,
                 "y": [100 * s for s in shares],
-                "marker": _marker(name),
+                "marker": marker_of(name),
                 "hovertemplate": f"{text}<br>rank %{{x}}: %{{y:.2f}} %<extra></extra>",
             }
         )
@@ -141,7 +142,7 @@ def _ranked(shares: Mapping[str, float], names: Mapping[str, str], title: str) -
             "textposition": "outside",
             "cliponaxis": False,
             "constraintext": "none",
-            "marker": _marker(family(key)),
+            "marker": marker_of(family(key)),
             "hovertemplate": "%{y}: %{x:.2f} %<extra></extra>",
         }
         for key, shown in zip(keys, texts, strict=True)
@@ -181,7 +182,7 @@ def memory_curves(curves: Sequence[MemoryCurve], end_ns: int, capacity: int | No
         )
     top = max(curve.peak_bytes for curve in curves)
     x = {"title": {"text": "time in s"}, "range": [0, end_ns / 1e9]}
-    return chart_of(data, 340, x, _memory_axis(top, capacity), **_capacity_line(top, capacity))
+    return chart_of(data, 340, x, memory_axis(top, capacity), **capacity_line(top, capacity))
 
 
 def envelope(curve: MemoryCurve, end_ns: int) -> tuple[list[float], list[float]]:
@@ -225,7 +226,7 @@ def memory_peaks(curves: Sequence[MemoryCurve], capacity: int | None) -> Chart:
             "name": MEMORY_NAMES.get(kind, kind.replace("_", " ")),
             "x": list(map(str, range(len(ranks)))),
             "y": [rank.get(kind, 0) / GIB for rank in ranks],
-            "marker": _marker(MEMORY_FAMILIES.get(kind, "grey")),
+            "marker": marker_of(MEMORY_FAMILIES.get(kind, "grey")),
             "hovertemplate": f"{MEMORY_NAMES.get(kind, kind)}<br>rank %{{x}}: %{{y:.4g}} GiB"
             "<extra></extra>",
         }
@@ -233,12 +234,13 @@ def memory_peaks(curves: Sequence[MemoryCurve], capacity: int | None) -> Chart:
     ]
     x = {"type": "category", "title": {"text": "rank"}, "showgrid": False}
     top = max(curve.peak_bytes for curve in curves)
-    y = _memory_axis(top, capacity)
-    line = _capacity_line(top, capacity)
+    y = memory_axis(top, capacity)
+    line = capacity_line(top, capacity)
     return chart_of(data, 320, x, y, barmode="stack", bargap=0.25, **line)
 
 
-def _memory_axis(top_bytes: int, capacity: int | None) -> Chart:
+def memory_axis(top_bytes: int, capacity: int | None) -> Chart:
+    """An axis in GiB up to the capacity, or where that is far above, to what is held."""
     top = top_bytes if capacity is None or _far(top_bytes, capacity) else max(top_bytes, capacity)
     title, high = {"text": "GiB"}, 1.18 * max(top, 1) / GIB
     return {"title": title, "range": [0, high], "fixedrange": True}
@@ -249,7 +251,8 @@ def _far(top_bytes: int, capacity: int) -> bool:
     return capacity > 4 * top_bytes
 
 
-def _capacity_line(top_bytes: int, capacity: int | None) -> Chart:
+def capacity_line(top_bytes: int, capacity: int | None) -> Chart:
+    """A layout's line at the capacity, or a note where that is far above; nothing for None."""
     if capacity is None:
         return {}
     far = _far(top_bytes, capacity)

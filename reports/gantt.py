@@ -138,6 +138,40 @@ def stacked_data(named: Sequence[tuple[str, Track, Track]]) -> dict[str, Any]:
     return _data(drawn, labels, [t for _, *pair in named for t in pair], presets=False)
 
 
+def phases_data(named: Sequence[tuple[str, str, Track]]) -> dict[str, Any]:
+    """Iterations one above the other, a row a rank, each with its title above it and, by its short
+    name, as a view of its own; as many from the first on as MAX_SPANS allows, at least one."""
+    drawn: list[Drawn] = []
+    labels: list[dict[str, Any]] = []
+    views: list[dict[str, Any]] = []
+    kept: list[Track] = []
+    for short, title, track in named:
+        first = len(labels)
+        own = list(_drawn(track, partial(_below, first)))
+        if kept and len(drawn) + len(own) > MAX_SPANS:
+            break
+        drawn += own
+        kept.append(track)
+        end = track.timeline.iteration_ns
+        for rank in range(track.timeline.num_ranks):
+            place = f"{title}: rank {rank}"
+            labels.append(
+                {"label": str(rank), "group": first + rank, "place": place, "cut": track.cut}
+                | {"end": end}
+            )
+        labels[first]["title"] = title
+        views.append({"name": short, "start": 0, "end": end, "rows": [first, len(labels)]})
+    data = _data(drawn, labels, kept, presets=False)
+    if data["overview"] is None and len(views) > 1:
+        (whole,) = data["windows"]
+        data["windows"] = [{**whole, "name": "All"}, *({**whole, **view} for view in views)]
+    return {**data, "num_tracks": len(kept)}
+
+
+def _below(first: int, rank: int) -> int:
+    return first + rank
+
+
 def _every_second(first: int, rank: int) -> int:
     return first + 2 * rank
 

@@ -346,6 +346,8 @@ def scenario_section(prediction: Prediction, loaded: Loaded | None) -> Section:
     )
     if is_sliced and prediction.scenario.model is not None:
         resolved = (*resolved, f"Token slices: {slicing_text(prediction.scenario)}")
+    if plan.frozen_layers:
+        resolved = (*resolved, _frozen(plan))
     return Section(
         name="scenario",
         topic="Scenario",
@@ -355,6 +357,18 @@ def scenario_section(prediction: Prediction, loaded: Loaded | None) -> Section:
         tables=(table,),
         lists=(("What follows from it", resolved),),
     )
+
+
+def _frozen(plan: Plan) -> str:
+    """What becomes of the frozen layers."""
+    text = f"{words.plural(plan.frozen_layers, 'layer')} frozen: forward passes alone"
+    if plan.cached_layers:
+        text += f"; the output of the first {plan.cached_layers} is read from a cache"
+    if plan.fills_cache:
+        text += f"; that of layer {plan.frozen_layers - 1} is written to a cache"
+    if plan.frozen_first:
+        text += "; they run over the whole batch before the pipeline does"
+    return text
 
 
 def _microbatches(plan: Plan) -> str:

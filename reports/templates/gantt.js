@@ -2,6 +2,8 @@
 /* Timelines on a canvas: rows of spans, zoomed by dragging, with a tip for each span. */
 const Gantt = (() => {
   const GUTTER = 46, AXIS = 30, TOP = 4, HEAD = 24;
+  /* Where rows lie that the view leaves out. */
+  const HIDDEN = -1e6;
   const CAUSES = [
     "", "activations", "gradients", "its activations to be taken", "its gradients to be taken",
     "the other ranks of the reduction", "nothing on record",
@@ -97,7 +99,8 @@ const Gantt = (() => {
 
     zoom(low, high) {
       const least = Math.max(10, this.data.total_ns / 1e6);
-      const whole = this.data.overview ? this.view : { start: 0, end: this.data.total_ns };
+      const own = this.data.overview || this.view.rows;
+      const whole = own ? this.view : { start: 0, end: this.data.total_ns };
       const width = Math.min(Math.max(high - low, least), whole.end - whole.start);
       this.low = Math.min(Math.max(low, whole.start), whole.end - width);
       this.high = this.low + width;
@@ -107,13 +110,15 @@ const Gantt = (() => {
 
     layout() {
       const width = Math.max(200, this.holder.clientWidth);
-      const rows = this.data.rows.length;
+      const [from, to] = this.view.rows ?? [0, this.data.rows.length];
+      const rows = to - from;
       const pitch = Math.max(8, Math.min(this.paired ? 22 : 30, 620 / rows));
       const apart = this.paired ? Math.max(3, pitch * 0.3) : 0;
       let y = TOP;
       const tops = this.data.rows.map((row, i) => {
         const before = this.data.rows[i - 1];
-        if (row.title) y += i ? HEAD + 6 : HEAD;
+        if (i < from || i >= to) return HIDDEN;
+        if (row.title) y += i > from ? HEAD + 6 : HEAD;
         else if (before && before.group !== row.group) y += apart;
         y += pitch;
         return y - pitch;
@@ -122,7 +127,7 @@ const Gantt = (() => {
       this.width = width;
       this.pitch = pitch;
       this.tops = tops;
-      this.body = tops[tops.length - 1] + pitch;
+      this.body = tops[to - 1] + pitch;
       this.height = Math.ceil(this.body + AXIS + 6);
       this.scale = (width - this.left - 10) / (this.high - this.low);
     }
@@ -144,7 +149,7 @@ const Gantt = (() => {
       this.onColors = this.data.styles.map((name) => this.palette(`--on-${name}`));
       this.hatching = this.hatch();
       this.drawAxis();
-      this.tops.forEach((top, row) => this.drawRow(row, top));
+      this.tops.forEach((top, row) => { if (top !== HIDDEN) this.drawRow(row, top); });
       this.canvas.dataset.drawn = String(this.marks);
     }
 
@@ -213,13 +218,13 @@ const Gantt = (() => {
         c.fillText(this.data.rows[row].label, this.left - 8, top + height / 2);
       }
       const from = Math.max(this.left, this.x(0));
-      const to = Math.min(this.width - 10, this.x(this.data.total_ns));
+      const to = Math.min(this.width - 10, this.x(this.data.rows[row].end ?? this.data.total_ns));
       c.save();
       c.beginPath();
       c.rect(this.left, top, this.width - this.left - 10, height + 1);
       c.clip();
       c.fillStyle = this.hatching;
-      c.fillRect(from, top, to - from, this.view.coarse ? height : height - thin - 1);
+      c.fillRect(from, top, Math.max(0, to - from), this.view.coarse ? height : height - thin - 1);
       if (this.view.coarse) this.drawCoarse(row, top, height);
       else this.drawSpans(row, top, height, thin);
       c.restore();

@@ -12,18 +12,27 @@ from typing import Any
 import pytest
 
 from reports.page import render
+from reports.page_elastic import render_elastic
 from reports.page_variants import render_variants
 from scenarios.loader import Loaded, load
 from scenarios.schema import Scenario
 from sim.calibration import calibrate_from_runs
 from sim.comparison import LoopRow, compare, own_costs
 from sim.cost.costs import ActionCosts
+from sim.elastic_comparison import ElasticComparison, compare_elastic
+from sim.elastic_measurement import ElasticMeasurement, MeasuredEpoch, MeasuredTransition
+from sim.elastic_run import AblationRow, ElasticPrediction, ablation
 from sim.engine.simpy_engine import simulate
 from sim.measurement import Measurement
 from sim.prediction import Prediction, predict
 from sim.variants import VariantsResult, beside, calibration_slicings
 
 HOSTILE = "<script>alert(1)</script>"
+ELASTIC = (
+    "elastic={epochs: 6, samples: 96, alpha: 0.5, transition: {rebuild: 200 ms}}",
+    "plan.placement=pipeline-data-tensor",
+    *("model.hidden=64", "model.sequence=32"),
+)
 SLICED = ("model.layers=4", "model.hidden=64", "model.sequence=256", "model.heads=2")
 
 
@@ -107,6 +116,64 @@ def variants() -> VariantsResult:
 
 
 @pytest.fixture(scope="session")
+def elastic_loaded() -> Loaded:
+    return load("local-4rank", ELASTIC)
+
+
+@pytest.fixture(scope="session")
+def ablated(elastic_loaded: Loaded) -> tuple[AblationRow, ...]:
+    """An elastic run with fewer mechanisms; the last is the run itself."""
+    return ablation(elastic_loaded.scenario)
+
+
+def executed(prediction: ElasticPrediction, slower: float) -> ElasticMeasurement:
+    """A run as it was predicted, all slower by a factor."""
+    phases = [own.phase for own in prediction.phases]
+    iteration_s = [slower * own.iteration_ns / 1e9 for own in prediction.phases]
+    return ElasticMeasurement(
+        scenario=prediction.scenario,
+        frozen_by_epoch=prediction.frozen_by_epoch,
+        phases=tuple(phases),
+        epochs=tuple(
+            MeasuredEpoch(
+                epoch=e.epoch,
+                phase=e.phase,
+                seconds=slower * e.seconds,
+                iteration_s=(iteration_s[e.phase],) * phases[e.phase].iterations,
+                losses=(2.0 / (1 + e.epoch),) * phases[e.phase].iterations,
+                accuracy=0.9 + 0.01 * e.epoch,
+                cache_read=96 if e.cached_layers else 0,
+                cache_written=96 if phases[e.phase].fills_cache else 0,
+                foreign=0.01,
+            )
+            for e in prediction.epochs
+        ),
+        transitions=tuple(
+            MeasuredTransition(
+                epoch=phases[t.phase].first_epoch,
+                phase=t.phase,
+                seconds={"rebuild": slower * t.total_ns / 1e9, "evaluate": 0.5},
+                moved_bytes=t.moved_bytes,
+                loss_before=1.25,
+                loss_after=1.25,
+            )
+            for t in prediction.transitions
+        ),
+        seconds=slower * prediction.total_ns / 1e9 + 0.5 * len(prediction.transitions),
+    )
+
+
+@pytest.fixture(scope="session")
+def elastic_runs(ablated: tuple[AblationRow, ...]) -> ElasticComparison:
+    """An elastic run 5 % slower than predicted, and a static one 10 % slower."""
+    cases = [
+        compare_elastic(name, row.prediction, executed(row.prediction, slower))
+        for name, row, slower in ((HOSTILE, ablated[-1], 1.05), ("static", ablated[0], 1.10))
+    ]
+    return ElasticComparison(cases=tuple(cases), note="calibrated on two ranks")
+
+
+@pytest.fixture(scope="session")
 def pages(
     prediction: Prediction,
     loaded: Loaded,
@@ -114,9 +181,12 @@ def pages(
     loop: tuple[LoopRow, ...],
     large: Prediction,
     variants: VariantsResult,
+    elastic_loaded: Loaded,
+    ablated: tuple[AblationRow, ...],
+    elastic_runs: ElasticComparison,
 ) -> dict[str, str]:
     """Pages by name: everything there is, a published cluster, times only, a long timeline, slices,
-    and variants side by side."""
+    variants side by side, an elastic run predicted, and executed beside a static one."""
     cluster = load("megatron/175b")
     hostile = replace(prediction, scenario=replace(prediction.scenario, name=HOSTILE))
     return {
@@ -133,6 +203,12 @@ def pages(
         "large": render(large, loaded=None),
         "sliced": render(variants.cases[1].prediction, loaded=variants.cases[1].loaded),
         "variants": render_variants(variants, "pipetwin run local-terapipe --report r.html"),
+        "elastic": render_elastic(
+            ablated[-1].prediction, ablated, loaded=elastic_loaded, command="pipetwin simulate e"
+        ),
+        "executed": render_elastic(
+            ablated[-1].prediction, (), loaded=None, comparison=elastic_runs
+        ),
     }
 
 

@@ -1,0 +1,123 @@
+"""What was measured of elastic runs, with their predictions beside it, as a section of the page."""
+
+from __future__ import annotations
+
+from reports import charts_elastic_measured, elastic_measured, words
+from reports.elastic_words import long_duration
+from reports.sections import Figure, Legend, Section, Tile
+from sim.elastic_comparison import ElasticComparison
+
+
+def measured_section(found: ElasticComparison) -> Section:
+    """Every run measured and predicted: iterations of each phase, throughput, loss, tables."""
+    own = found.cases[0]
+    others = [(f"r{i}", case.name) for i, case in enumerate(found.cases[1:])]
+    predicted: Legend = (("predicted", f"{own.name}, predicted"), ("measured", "measured"))
+    return Section(
+        name="measured",
+        topic="Measured",
+        claim=_claim(found),
+        reading="Lines and points of one colour are of one run. Errors are predicted over "
+        "measured, less 1, of training alone: epochs and the transitions between them, without "
+        "checkpoints and evaluation.",
+        figures=(
+            Figure(
+                name="measured-throughput",
+                title="Samples a second in each epoch: predicted (lines) and measured (points)",
+                data=charts_elastic_measured.throughputs(found.cases),
+                legend=(*predicted, *others),
+            ),
+            Figure(
+                name="measured-iterations",
+                title=f"An iteration of each phase of {own.name}",
+                data=charts_elastic_measured.phase_iterations(own),
+                legend=(("measured", "measured"), ("predicted", "predicted (simulated)")),
+                half=True,
+            ),
+            Figure(
+                name="losses",
+                title="Training loss in each epoch (measured)",
+                data=charts_elastic_measured.losses(found.cases),
+                legend=(("measured", own.name), *others),
+                half=True,
+            ),
+        ),
+        tables=(
+            elastic_measured.runs_table(found),
+            elastic_measured.phases_table(found),
+            elastic_measured.transitions_table(found),
+            elastic_measured.epochs_table(found),
+        ),
+        lists=(("How it came out", tuple(_notes(found))),),
+    )
+
+
+def _claim(found: ElasticComparison) -> str:
+    own = found.cases[0]
+    if found.speedups:
+        gain = found.speedups[0]
+        start = f"{own.name} ends {gain.measured:.2f} times as soon as {gain.other} (measured)"
+        if gain.predicted is not None:
+            return f"{start}; predicted beforehand were {gain.predicted:.2f} times"
+        return start
+    start = f"{own.name} trained for {long_duration(own.measured_s)} (measured)"
+    if own.predicted_s is None:
+        return start
+    return f"{start}; predicted beforehand were {long_duration(own.predicted_s)}"
+
+
+def _notes(found: ElasticComparison) -> list[str]:
+    notes = [f"{elastic_measured.gain_words(gain)}." for gain in found.speedups]
+    notes = [f"{note[0].upper()}{note[1:]}" for note in notes]
+    for case in found.cases:
+        if case.measurement.resumed_from is not None:
+            notes.append(f"{case.name} was resumed at epoch {case.measurement.resumed_from}.")
+        if not case.whole:
+            done = len(case.measurement.epochs)
+            notes.append(f"{case.name} was interrupted: {words.plural(done, 'epoch')} are here.")
+    if found.note:
+        notes.append(f"{found.note[0].upper()}{found.note[1:]}.".replace("..", "."))
+    return notes
+
+
+def measured_tiles(found: ElasticComparison) -> list[Tile]:
+    """What was measured, for the head of the page."""
+    own = found.cases[0]
+    tiles = [
+        Tile(
+            label="Training",
+            text=long_duration(own.measured_s),
+            note="epochs and transitions"
+            if own.error is None
+            else f"the prediction is {words.percent(own.error, signed=True)} off",
+            origin="measured",
+            value=own.measured_s,
+        )
+    ]
+    for gain in found.speedups[:1]:
+        note = "" if gain.predicted is None else f"predicted {gain.predicted:.2f}×"
+        tiles.append(
+            Tile(
+                label=f"Speed-up over {gain.other}",
+                text=f"{gain.measured:.2f}×",
+                note=note,
+                origin="measured",
+                value=gain.measured,
+            )
+        )
+    accuracy = own.measurement.final_accuracy
+    if accuracy is not None:
+        lost = found.speedups[0].accuracy_lost if found.speedups else None
+        note = ""
+        if lost is not None:
+            note = f"{found.speedups[0].other}: {words.percent(accuracy + lost)}"
+        tiles.append(
+            Tile(
+                label="Test accuracy",
+                text=words.percent(accuracy),
+                note=note,
+                origin="measured",
+                value=accuracy,
+            )
+        )
+    return tiles
