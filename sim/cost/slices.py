@@ -197,7 +197,7 @@ def _profiled_times(setup: Setup, profile: Profile, tokens: Units, context: Unit
             else:
                 passes[name] = scaled(modelled[part][name], near.factor(part, name))
         times[part] = passes
-    times["action"] = action_times(fitted) if fitted else near.action()
+    times["action"] = action_times(fitted) if fitted else near.action() or modelled["action"]
     return times
 
 
