@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -94,13 +94,30 @@ class GroupMaker:
     Every rank makes every group, and all in the same order, as torch.distributed asks.
     """
 
-    def __init__(self, *, deadline_s: float) -> None:
-        """deadline_s: the limit of each collective, seconds."""
+    def __init__(self, *, deadline_s: float, ranks: Sequence[int] | None = None) -> None:
+        """deadline_s: the limit of each collective, seconds.
+
+        ranks: the world ranks at work, in the order in which the plan counts them; all unless
+        given. The others make the groups as well, as ranks that are in none (`rank=None`).
+        """
         self._timeout = timedelta(seconds=deadline_s)
+        self._ranks = ranks
         self._made: dict[tuple[str, tuple[int, ...]], dist.ProcessGroup] = {}
 
+    def of_ranks(self, ranks: Sequence[int]) -> GroupMaker:
+        """The same with other ranks at work; what either of them makes, both have."""
+        other = GroupMaker(deadline_s=self._timeout.total_seconds(), ranks=ranks)
+        other._made = self._made
+        return other
+
     def groups(
-        self, plan: Plan, mesh: Mesh, rank: int, tied_ranks: tuple[int, ...], *, messages: bool
+        self,
+        plan: Plan,
+        mesh: Mesh,
+        rank: int | None,
+        tied_ranks: tuple[int, ...],
+        *,
+        messages: bool,
     ) -> Groups:
         """A rank's groups under a plan.
 
@@ -126,16 +143,17 @@ class GroupMaker:
         )
 
     def _mine(
-        self, purpose: str, families: tuple[tuple[int, ...], ...], rank: int
+        self, purpose: str, families: tuple[tuple[int, ...], ...], rank: int | None
     ) -> dist.ProcessGroup | None:
         """Make the groups that were not made yet; the one that `rank` is in, if any."""
         found: dist.ProcessGroup | None = None
         for family in families:
             if len(family) < 2:
                 continue
-            key = (purpose, family)
+            world = family if self._ranks is None else tuple(self._ranks[r] for r in family)
+            key = (purpose, world)
             if key not in self._made:
-                self._made[key] = self._make(family, ordered=purpose in ("tensor", "data"))
+                self._made[key] = self._make(world, ordered=purpose in ("tensor", "data"))
             if rank in family:
                 found = self._made[key]
         return found

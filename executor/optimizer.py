@@ -56,6 +56,8 @@ class Optimizer:
     parameters, gradients: by name; the gradients are those accumulated over the iteration, in the
     plan's reduced precision, and are read at each call (so they may be reduced in place before).
     uncounted: the names of parameters that another rank holds too and counts in the norm.
+
+    Over no parameters, as where all of a stage is frozen, it does nothing.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Optimizer:
         plan, rate = scenario.plan, scenario.execution.learning_rate
         dtype = torch.float64 if plan.precision == "fp64" else torch.float32
         self._unscale = 1.0 / loss_scale(plan)
+        self._places = {name: place for place, name in enumerate(parameters)}
         self._parameters = [parameters[name] for name in parameters]
         self._gradients = [gradients[name] for name in parameters]
         self._device = self._gradients[0].device if self._gradients else torch.device("cpu")
@@ -83,17 +86,58 @@ class Optimizer:
             else nn.Parameter(p.detach().to(dtype, copy=self._copies))
             for p in self._parameters
         ]
-        self._optimizer: torch.optim.Optimizer
-        if plan.optimizer == "adam":
+        self._optimizer: torch.optim.Optimizer | None = None
+        if self._updated and plan.optimizer == "adam":
             self._optimizer = torch.optim.Adam(self._updated, lr=rate, fused=True)
-        else:
+        elif self._updated:
             self._optimizer = torch.optim.SGD(self._updated, lr=rate, fused=True)
         self._release()
 
     @property
     def state(self) -> dict[str, object]:
-        """torch's state of the optimizer, for checkpoints and comparisons."""
-        return self._optimizer.state_dict()
+        """torch's state of the optimizer, for comparisons."""
+        return {} if self._optimizer is None else self._optimizer.state_dict()
+
+    @torch.no_grad()
+    def state_of(self, name: str) -> dict[str, Tensor]:
+        """What is kept for one parameter from step to step, by name, to be moved or stored: Adam's
+        `step` and moments (zeros before the first step), the `master` weights where the plan keeps
+        them. The tensors are the optimizer's own, or as good as new."""
+        updated = self._updated[self._places[name]]
+        found: dict[str, Tensor] = {}
+        if isinstance(self._optimizer, torch.optim.Adam):
+            kept = self._optimizer.state.get(updated)
+            if kept:
+                found = {key: kept[key] for key in ("step", "exp_avg", "exp_avg_sq")}
+            else:
+                step = torch.zeros((), dtype=torch.float32, device=self._device)
+                like = self._parameters[self._places[name]]
+                zeros = torch.zeros_like(like, dtype=updated.dtype)
+                found = {"step": step, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+        if self._keeps:
+            found["master"] = updated.detach()
+        return found
+
+    @torch.no_grad()
+    def load_state(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_of` has given for a parameter, here or on another rank.
+
+        Raises ValueError where it is another optimizer's.
+        """
+        expected = self.state_of(name)
+        if state.keys() != expected.keys():
+            raise ValueError(
+                f"the optimizer's state of {name} holds {sorted(state)}, and here "
+                f"{sorted(expected)} are kept: it is of another optimizer or precision"
+            )
+        updated = self._updated[self._places[name]]
+        if isinstance(self._optimizer, torch.optim.Adam):
+            self._optimizer.state[updated] = {
+                key: state[key].to(expected[key]).view_as(expected[key]).clone()
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+        if self._keeps:
+            updated.copy_(state["master"].view_as(updated))
 
     @torch.no_grad()
     def squared_norm(self) -> Tensor:
@@ -127,6 +171,8 @@ class Optimizer:
 
         Use grad_scale = 1 / replicas where gradients were summed over them.
         """
+        if self._optimizer is None:
+            return
         scale = grad_scale * self._unscale
         if self._copies and not self._keeps:
             for updated, parameter in zip(self._updated, self._parameters, strict=True):

@@ -1,0 +1,1 @@
+"""Elastic training runs, executed: layers freeze, and the pipeline changes with them."""
