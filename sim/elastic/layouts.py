@@ -15,7 +15,7 @@ from sim.cost.profile import Profile, require_device
 from sim.cost.shapes import Part, Pass
 from sim.elastic.balance import balanced, largest
 from sim.elastic.caching import caches_from
-from sim.elastic.freezing import most_frozen
+from sim.elastic.freezing import frozen_by_epoch
 from sim.elastic.iterations import Iterations, of_layout
 from sim.elastic.phases import Layout, elastic_of
 from sim.workload.parameters import embedding_parameters, head_parameters, layer_parameters
@@ -33,8 +33,8 @@ class NoLayout(ValueError):
 def layouts(
     scenario: Scenario, profile: Profile | None = None, simulated: Iterations | None = None
 ) -> tuple[Layout, ...]:
-    """The layout of a scenario's run for every number of frozen layers, from none to all (for none
-    alone where freezing is off).
+    """The layout of a scenario's run for every number of frozen layers, from none to all; beyond
+    the most that the run can come to it is the one of that.
 
     Without frozen layers it is the plan's own, balanced where its layers do not divide evenly. For
     more, the pipeline never gets longer, and is halved while
@@ -115,9 +115,12 @@ class _Planner:
     def layouts(self) -> tuple[Layout, ...]:
         """By frozen layers."""
         found = [self.first]
-        if self._elastic.freeze != "off":
-            for frozen in range(1, most_frozen(self._scenario) + 1):
+        reached = max(frozen_by_epoch(self._scenario))
+        for frozen in range(1, self._model.layers + 1):
+            if frozen <= reached:
                 found.append(self.layout(frozen, found[-1].pipeline))
+            else:
+                found.append(replace(found[-1], frozen_layers=frozen))
         return tuple(found)
 
     def layout(self, frozen: int, pipeline: int) -> Layout:
