@@ -6,10 +6,11 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from scenarios.catalogue import profiles
+from scenarios.catalogue import profiles, run_tables, tables
 from scenarios.errors import ScenarioError
 from scenarios.loader import Loaded, load, load_cluster
-from scenarios.published import PublishedTable, choose_tables, load_table
+from scenarios.published import PublishedTable, load_table, matching_tables
+from scenarios.published_elastic import RunTable, load_runs
 from scenarios.schema import Cluster
 from scenarios.writing import check_writable, write_whole
 from sim.calibration import CalibrationError
@@ -97,10 +98,10 @@ def profile(path: Path | None) -> Profile | None:
     return read_profile(path)
 
 
-def table_profiles(tables: Sequence[PublishedTable]) -> dict[str, Profile]:
+def table_profiles(published: Sequence[PublishedTable]) -> dict[str, Profile]:
     """The profiles that come along for published tables, by the names that these have for them."""
     shipped = profiles()
-    names = {table.profile for table in tables}
+    names = {table.profile for table in published}
     return {name: read_profile(shipped[name]) for name in names if name in shipped}
 
 
@@ -227,8 +228,9 @@ def cluster(device: str, overrides: Sequence[str]) -> Cluster:
     return load_cluster(device, overrides)
 
 
-def published_tables(names: str, overrides: Sequence[str]) -> tuple[PublishedTable, ...]:
-    """The published tables of names with commas between them, as `ptdp.fig13,ptdp.table1`."""
+def published_tables(names: str, overrides: Sequence[str]) -> tuple[PublishedTable | RunTable, ...]:
+    """The published tables of names with commas between them, as `ptdp.fig13,ptdp.table1`: of rows
+    and of runs."""
     wanted = [name for part in names.split(",") if (name := part.strip())]
     if not wanted:
         raise InputError("--published names no table: give some, as ptdp.table1,ptdp.fig11")
@@ -238,5 +240,8 @@ def published_tables(names: str, overrides: Sequence[str]) -> tuple[PublishedTab
                 f"--published {part}: whole tables only, as {part.partition(':')[0]}; the first "
                 "rows alone are for `calibrate`"
             )
-    chosen = choose_tables(wanted)
-    return tuple(load_table(table_id, overrides) for table_id in chosen)
+    of_runs = run_tables()
+    return tuple(
+        load_runs(table_id, overrides) if table_id in of_runs else load_table(table_id, overrides)
+        for table_id in matching_tables(wanted, (*tables(), *of_runs))
+    )

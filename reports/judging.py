@@ -26,12 +26,17 @@ def published(
 ) -> int:
     """Predict published tables and show their errors; the exit code."""
     from reports import terminal_published
+    from scenarios.published import PublishedTable
+    from scenarios.published_elastic import RunTable
     from sim.published import predict_tables
+    from sim.published_elastic import predict_runs
 
-    tables = files.published_tables(names, overrides)
+    found = files.published_tables(names, overrides)
+    tables = [table for table in found if isinstance(table, PublishedTable)]
     profiles = files.profile(profile) or files.table_profiles(tables)
     predicted = predict_tables(tables, profiles, progress)
-    errors = terminal_published.show_published(predicted, as_json=as_json)
+    runs = predict_runs([table for table in found if isinstance(table, RunTable)], progress)
+    errors = terminal_published.show_published(predicted, runs, as_json=as_json)
     return files.exit_code(errors, max_error)
 
 

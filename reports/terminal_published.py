@@ -8,48 +8,58 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from reports import terminal_elastic_published
 from reports.console import console, plain_table, progress_done, show_json
 from scenarios.published import PublishedTable
+from scenarios.published_elastic import RunTable
 from scenarios.schema import Plan
 from scenarios.units import format_bytes
 from sim.published import JudgedRow, JudgedTable, pooled_scores, scores_of
-from sim.published_gains import best_even, speedup_set
+from sim.published_elastic import JudgedRuns, run_scores
+from sim.published_gains import best_even, fastest, speedup_set
 
 _SCORES = ("n", "MAPE", "bias", "worst", "tau", "regret", "orders")
 
 
-def show_published(found: Sequence[JudgedTable], *, as_json: bool) -> tuple[float, ...]:
-    """Show the tables and their scores; return the errors of the rows that are judged."""
+def show_published(
+    found: Sequence[JudgedTable], runs: Sequence[JudgedRuns] = (), *, as_json: bool
+) -> tuple[float, ...]:
+    """Show the tables of rows and of runs and their scores; the errors of what is judged."""
     progress_done()
-    sets = [{**scores_of(table), "best_even_slices": best_even(table)} for table in found]
+    sets = [
+        {**scores_of(table), "best_even_slices": best_even(table), "fastest": fastest(table)}
+        for table in found
+    ]
     speedups = {table.table.id: speedup_set(table) for table in found}
+    of_runs = [run_scores(table) for table in runs]
     pooled = pooled_scores(found)
     if as_json:
         gained = [scores for scores in speedups.values() if scores is not None]
-        show_json({"sets": [*sets, *gained], "pooled": pooled})
+        show_json({"sets": [*sets, *gained, *of_runs], "pooled": pooled})
     else:
         out = console()
         for table, scores in zip(found, sets, strict=True):
             _show_table(out, table, scores, speedups[table.table.id])
-        _show_summary(out, sets, pooled)
+        for judged, scores in zip(runs, of_runs, strict=True):
+            terminal_elastic_published.show_table(out, judged, scores)
+        _show_summary(out, sets, of_runs, pooled)
         for gains in speedups.values():
             if gains is not None:
                 out.print(f"{gains['id']}: {_verdict(gains)}, worst {gains['worst']:.1%} off")
-    return tuple(r.error for table in found for r in table.judged if r.error is not None)
+    errors = [r.error for table in found for r in table.judged if r.error is not None]
+    return (*errors, *(figure.error for table in runs for figure in table.judged))
 
 
-def show_rows(tables: Sequence[PublishedTable], *, as_json: bool) -> None:
-    """The rows of published tables, as scenarios."""
+def show_rows(tables: Sequence[PublishedTable | RunTable], *, as_json: bool) -> None:
+    """The rows of published tables, as scenarios, and their runs."""
     if as_json:
-        rows = [
-            {"name": row.full_name, "published": row.figure, "unit": table.unit}
-            for table in tables
-            for row in table.rows
-        ]
-        show_json({"rows": rows})
+        show_json({"rows": [row for table in tables for row in _rows_json(table)]})
         return
     out = console()
     for table in tables:
+        if isinstance(table, RunTable):
+            terminal_elastic_published.show_runs(out, table)
+            continue
         out.print(Text(f"{table.id}: {table.title} ({table.source})", style="bold"))
         shown = plain_table("scenario", "model", "GPUs", "plan", "published", right=(2, 4))
         for row in table.rows:
@@ -63,6 +73,21 @@ def show_rows(tables: Sequence[PublishedTable], *, as_json: bool) -> None:
             )
         out.print(shown)
         out.print()
+
+
+def _rows_json(table: PublishedTable | RunTable) -> list[dict[str, object]]:
+    if isinstance(table, RunTable):
+        return [
+            {
+                "name": f"{table.id}: {run.name}",
+                "published": list(run.figures) if len(run.figures) > 1 else run.figures[0],
+                "unit": table.unit,
+            }
+            for run in table.runs
+        ]
+    return [
+        {"name": row.full_name, "published": row.figure, "unit": table.unit} for row in table.rows
+    ]
 
 
 def _show_table(
@@ -111,6 +136,10 @@ def _show_table(
             f"{best['what']}: fastest in {best['predicted']} even slices by prediction, "
             f"in {published} as published"
         )
+    best = scores["fastest"]
+    if best is not None:
+        published = " or ".join(best["published"])
+        out.print(f"fastest: {best['predicted']} by prediction, {published} as published")
     for judged in found.rows:
         if judged.outcome.slices is not None:
             tokens = ", ".join(map(str, judged.outcome.slices))
@@ -169,7 +198,10 @@ def _verdict(speedups: Mapping[str, Any]) -> str:
 
 
 def _show_summary(
-    out: Console, sets: Sequence[Mapping[str, Any]], pooled: Sequence[Mapping[str, Any]]
+    out: Console,
+    sets: Sequence[Mapping[str, Any]],
+    of_runs: Sequence[Mapping[str, Any]],
+    pooled: Sequence[Mapping[str, Any]],
 ) -> None:
     out.print(Text("summary", style="bold"))
     shown = plain_table(
@@ -190,13 +222,15 @@ def _show_summary(
                 f"{baselines['constant_times_bubble']['mape']:.1%}",
                 f"{memory['n'] - len(memory['wrong'])} of {memory['n']}",
             )
-        else:
-            shown.add_row(scores["id"], "calibrated on, not judged")
+    for scores in of_runs:
+        shown.add_row(scores["id"], *terminal_elastic_published.cells(scores))
     for scores in pooled:
         if scores["n"]:
             shown.add_row(scores["id"], *_cells(scores))
     out.print(shown)
     for scores in sets:
+        if not scores["n"]:
+            out.print(f"{scores['id']}: calibrated on, not judged")
         if scores["memory"]["wrong"]:
             names = ", ".join(scores["memory"]["wrong"])
             out.print(f"{scores['id']}: memory wrong for {names}")
@@ -225,7 +259,9 @@ def _memory(judged: JudgedRow) -> str:
 
 
 def _plan(plan: Plan) -> str:
-    words = f"t{plan.tensor} p{plan.pipeline} d{plan.data} b{plan.micro_batch} "
+    groups = plan.microbatch_groups
+    micro_batch = max(g.micro_batch for g in groups) if groups else plan.micro_batch
+    words = f"t{plan.tensor} p{plan.pipeline} d{plan.data} b{micro_batch} "
     words += f"m{plan.num_microbatches}"
     return words + (f" v{plan.chunks}" if plan.chunks > 1 else "")
 

@@ -122,19 +122,44 @@ def find(name: str, folder: Path) -> Found:
 
 
 def tables() -> tuple[str, ...]:
-    """Return the ids of the published tables, as `ptdp.table1`; figure 7 before figure 11."""
+    """Return the ids of the published tables of rows, as `ptdp.table1`; figure 7 before figure 11.
+
+    Those whose entries are runs of epochs are `run_tables`.
+    """
+    return tuple(table_id for table_id in _table_ids() if not _holds_runs(table_id))
+
+
+def run_tables() -> tuple[str, ...]:
+    """Return the ids of the published tables whose entries are runs of epochs."""
+    return tuple(table_id for table_id in _table_ids() if _holds_runs(table_id))
+
+
+def _table_ids() -> list[str]:
     found = (name.removeprefix(f"{PUBLISHED}/") for name in names() if kind_of(name) == "table")
-    return tuple(sorted(found, key=lambda t: [int(n) if n.isdigit() else n for n in _parts(t)]))
+    return sorted(found, key=lambda t: [int(n) if n.isdigit() else n for n in _parts(t)])
 
 
 @cache
-def table(table_id: str) -> tuple[Node, tuple[TableRow, ...]]:
-    """Return a published table and its rows; raises ScenarioError where its file is wrong."""
+def _holds_runs(table_id: str) -> bool:
+    path = names()[f"{PUBLISHED}/{table_id}"]
+    return any(line.startswith("runs:") for line in read_file(path, show(path)).splitlines())
+
+
+@cache
+def table_root(table_id: str) -> Node:
+    """Return a published table as it is written; raises ScenarioError where it is no YAML."""
     path = names()[f"{PUBLISHED}/{table_id}"]
     problems: list[Problem] = []
     root = parse_text(read_file(path, show(path)), show(path), problems)
     if problems:
         raise ScenarioError(problems)
+    return root
+
+
+@cache
+def table(table_id: str) -> tuple[Node, tuple[TableRow, ...]]:
+    """Return a published table and its rows; raises ScenarioError where its file is wrong."""
+    root = table_root(table_id)
     return root, rows_of(root)
 
 
@@ -150,7 +175,13 @@ def _table_and_row(name: str, entries: Mapping[str, Path]) -> tuple[str | None, 
 
 
 def _find_row(entry: str, name: str, path: Path) -> Found:
-    rows = {row.name: row for row in table(entry.removeprefix(f"{PUBLISHED}/"))[1]}
+    table_id = entry.removeprefix(f"{PUBLISHED}/")
+    if _holds_runs(table_id):
+        raise UnknownName(
+            f"`{entry}` is no scenario but runs of several: `validate --published {table_id}` "
+            "predicts them"
+        )
+    rows = {row.name: row for row in table(table_id)[1]}
     if name in rows:
         return Found(path=path, shown=show(path), row=rows[name])
     close = difflib.get_close_matches(name, rows, n=3, cutoff=0.4) or list(rows)[:3]

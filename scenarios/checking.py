@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scenarios.catalogue import catalogue, full_name
+from scenarios.catalogue import catalogue, full_name, run_tables
 from scenarios.errors import Problem, ScenarioError
 from scenarios.loader import check_partial, load
 from scenarios.published import load_table
+from scenarios.published_elastic import load_runs
 
 
 def check_all(names: Sequence[str], overrides: Sequence[str] = ()) -> str:
@@ -22,8 +23,11 @@ def check_all(names: Sequence[str], overrides: Sequence[str] = ()) -> str:
     for name in names:
         try:
             entry = full_name(name)
-            if kinds.get(entry) == "table":
-                load_table(entry.removeprefix("published/"), overrides)
+            table_id = entry.removeprefix("published/")
+            if kinds.get(entry) == "table" and table_id in run_tables():
+                load_runs(table_id, overrides)
+            elif kinds.get(entry) == "table":
+                load_table(table_id, overrides)
             elif kinds.get(entry, "scenario") != "scenario":
                 check_partial(name, overrides)
             else:

@@ -17,6 +17,7 @@ from scenarios.errors import Origin, Problem, ScenarioError
 from scenarios.files import Node
 from scenarios.loader import load
 from scenarios.schema import Scenario
+from scenarios.table_fields import notes_of, number_of, text_of, truth_of, wrong
 from scenarios.tables import FIGURE, TableRow
 
 Unit = Literal["TFLOP/s", "seq/s", "ms"]
@@ -93,13 +94,25 @@ class PublishedTable:
 
 
 def choose_tables(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the ids that names or patterns mean; `megatron` and `terapipe` are all of those
-    authors.
+    """Return the ids that names or patterns mean; `megatron`, `terapipe` and `pipetransformer` are
+    all of those authors.
 
-    Raises ScenarioError for a name without a table.
+    Raises ScenarioError for a name without a table, or of one that holds runs of epochs, not rows.
     """
-    ids = catalogue.tables()
-    groups = {"all": ("*",), "megatron": ("ptdp.*", "megatron.*"), "terapipe": ("terapipe.*",)}
+    return matching_tables(names, catalogue.tables())
+
+
+def matching_tables(names: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
+    """Of the ids, those that names or patterns mean, as in `choose_tables`.
+
+    Raises ScenarioError for a name that means none of them.
+    """
+    groups = {
+        "all": ("*",),
+        "megatron": ("ptdp.*", "megatron.*"),
+        "terapipe": ("terapipe.*",),
+        "pipetransformer": ("pt.*",),
+    }
     # What is called so is shown with these tables, and found under its name, too.
     shown_with = {"terapipe.speedup": "terapipe.latency", "terapipe.fig7.speedup": "terapipe.fig7"}
     chosen: list[str] = []
@@ -133,14 +146,14 @@ def load_table(table_id: str, overrides: Sequence[str] = ()) -> PublishedTable:
         raise ScenarioError(problems)
     return PublishedTable(
         id=table_id,
-        title=_text(root, "title"),
-        source=_text(root, "source"),
-        url=_text(root, "url"),
+        title=text_of(root, "title"),
+        source=text_of(root, "source"),
+        url=text_of(root, "url"),
         unit=_unit(root),
-        resolution=_number(root.find(("resolution",))[0]),
-        notes=_notes(root),
+        resolution=number_of(root.find(("resolution",))[0]),
+        notes=notes_of(root),
         gain=_gain(root),
-        profile=_text(root, "profile") if root.find(("profile",))[1] else PROFILE,
+        profile=text_of(root, "profile") if root.find(("profile",))[1] else PROFILE,
         part=_part(root),
         rows=tuple(loaded),
     )
@@ -149,29 +162,29 @@ def load_table(table_id: str, overrides: Sequence[str] = ()) -> PublishedTable:
 def _row(table_id: str, row: TableRow, overrides: Sequence[str]) -> PublishedRow:
     name = f"{PUBLISHED}/{table_id}/{row.name}"
     scenario = load(name, overrides).scenario
-    fits = _truth(row.block, "fits")
+    fits = truth_of(row.block, "fits")
     figure = row.figure
     if figure is None and fits is None:
-        raise _wrong(Node(value=None, at=row.at, key=row.at), f"`{FIGURE}` is missing")
+        raise wrong(Node(value=None, at=row.at, key=row.at), f"`{FIGURE}` is missing")
     return PublishedRow(
         name=row.name,
         full_name=name,
         scenario=scenario,
-        figure=_number(figure) if figure is not None else None,
-        deviation=_number(row.deviation) if row.deviation is not None else None,
+        figure=number_of(figure) if figure is not None else None,
+        deviation=number_of(row.deviation) if row.deviation is not None else None,
         fits=fits is not False,
-        fitted=_truth(row.block, "fitted") is True,
+        fitted=truth_of(row.block, "fitted") is True,
         origin=row.at,
     )
 
 
 def _unit(root: Node) -> Unit:
-    written = _text(root, "unit")
+    written = text_of(root, "unit")
     units: tuple[Unit, ...] = get_args(Unit)
     for unit in units:
         if unit == written:
             return unit
-    raise _wrong(root.find(("unit",))[0], f"must be one of {', '.join(units)}")
+    raise wrong(root.find(("unit",))[0], f"must be one of {', '.join(units)}")
 
 
 def _gain(root: Node) -> Gain | None:
@@ -179,10 +192,10 @@ def _gain(root: Node) -> Gain | None:
     if not found:
         return None
     return Gain(
-        of=_text(node, "of"),
-        over=_text(node, "over"),
-        what=_text(node, "what"),
-        speedups=_text(node, "speedups") if node.find(("speedups",))[1] else None,
+        of=text_of(node, "of"),
+        over=text_of(node, "over"),
+        what=text_of(node, "what"),
+        speedups=text_of(node, "speedups") if node.find(("speedups",))[1] else None,
     )
 
 
@@ -190,41 +203,8 @@ def _part(root: Node) -> tuple[str, str] | None:
     node, found = root.find(("part",))
     if not found:
         return None
-    part, _, name = _text(root, "part").partition(" ")
+    part, _, name = text_of(root, "part").partition(" ")
     if part not in PARTS or name not in PASSES:
         choices = ", ".join(f"`{part} {name}`" for part in PARTS for name in PASSES)
-        raise _wrong(node, f"must be one of {choices}")
+        raise wrong(node, f"must be one of {choices}")
     return part, name
-
-
-def _notes(root: Node) -> tuple[str, ...]:
-    node, found = root.find(("notes",))
-    items = node.value if found and isinstance(node.value, list) else []
-    for item in items:
-        if not isinstance(item.value, str):
-            raise _wrong(item, "must be a text")
-    return tuple(str(item.value) for item in items)
-
-
-def _truth(block: Node, field: str) -> bool | None:
-    node, found = block.find((field,))
-    if found and not isinstance(node.value, bool):
-        raise _wrong(node, "must be true or false")
-    return node.value if found and isinstance(node.value, bool) else None
-
-
-def _number(node: Node) -> float:
-    if isinstance(node.value, (int, float)) and not isinstance(node.value, bool) and node.value > 0:
-        return float(node.value)
-    raise _wrong(node, "must be a number above 0")
-
-
-def _text(owner: Node, field: str) -> str:
-    node, found = owner.find((field,))
-    if found and isinstance(node.value, str):
-        return node.value
-    raise _wrong(node, f"`{field}` must be a text")
-
-
-def _wrong(node: Node, message: str) -> ScenarioError:
-    return ScenarioError([Problem.at(node.at, field="", message=message)])

@@ -179,7 +179,7 @@ def predict_tables(
         delayed(_outcome)(i, owners[i], rows[i], _profile_of(rows[i], profile_for(owners[i])))
         for i in order
     )
-    workers = min(os.cpu_count() or 1, len(rows))
+    workers = min(os.cpu_count() or 1, len(rows)) or 1
     outcomes: dict[int, Outcome] = {}
     for index, outcome in Parallel(n_jobs=workers, return_as="generator_unordered")(jobs):
         outcomes[index] = outcome

@@ -1,4 +1,4 @@
-"""What published tables say beside times: speed-ups, and which number of even slices is best."""
+"""What published tables say beside times: speed-ups, and which slices or which row is best."""
 
 from __future__ import annotations
 
@@ -96,4 +96,17 @@ def _best(block: str, rows: Sequence[JudgedRow]) -> dict[str, object]:
             }
             for n in numbers
         ],
+    }
+
+
+def fastest(found: JudgedTable) -> dict[str, object] | None:
+    """The rows predicted and published as the fastest, by name; None where not all rows of the
+    table are the same work on as many of the same devices, or there are fewer than three."""
+    rows = [row for row in found.rows if row.measured_s is not None]
+    if len(rows) < 3 or found.table.part is not None or len({row.group for row in rows}) > 1:
+        return None
+    least = min(row.measured_s or math.inf for row in rows)
+    return {
+        "predicted": min(rows, key=lambda row: row.predicted_s).row.name,
+        "published": [row.row.name for row in rows if row.measured_s == least],
     }
