@@ -14,7 +14,7 @@ from executor.elastic.errors import ElasticError
 from executor.elastic.trainer import ElasticOrder
 from executor.launching import device_kind, run_ranks
 from scenarios.schema import Scenario
-from sim.elastic.freezing import frozen_by_epoch, num_layers
+from sim.elastic.freezing import frozen_by_epoch
 from sim.elastic.phases import Layout, elastic_of, phase_scenario, phases
 from sim.elastic_measurement import ElasticMeasurement
 
