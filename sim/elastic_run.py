@@ -11,7 +11,7 @@ from functools import cached_property
 
 from scenarios.schema import Scenario
 from sim.cost.profile import Profile
-from sim.elastic.caching import caches_from
+from sim.elastic.caching import cache_bytes, cache_bytes_on_disk, caches_from
 from sim.elastic.freezing import frozen_by_epoch
 from sim.elastic.iterations import Iterations
 from sim.elastic.layouts import layouts
@@ -277,7 +277,7 @@ def summary(
     prediction: ElasticPrediction, ablation: Sequence[AblationRow] = ()
 ) -> dict[str, object]:
     """The stable machine form that `simulate --json` prints for a run of epochs."""
-    scenario = prediction.scenario
+    scenario, caches = prediction.scenario, prediction.caches_from is not None
     found: dict[str, object] = {
         "scenario": scenario.name,
         "digest": scenario.digest,
@@ -288,6 +288,8 @@ def summary(
         "samples_per_s": prediction.samples_per_s,
         "frozen_by_epoch": list(prediction.frozen_by_epoch),
         "caches_from": prediction.caches_from,
+        "cache_bytes": cache_bytes(scenario) if caches else 0,
+        "cache_bytes_on_disk": cache_bytes_on_disk(scenario) if caches else 0,
         "phases": [_phase_json(phase) for phase in prediction.phases],
         "transitions": [
             {

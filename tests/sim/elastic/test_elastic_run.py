@@ -155,6 +155,8 @@ def test_the_summary_keeps_its_names() -> None:
         "samples_per_s",
         "frozen_by_epoch",
         "caches_from",
+        "cache_bytes",
+        "cache_bytes_on_disk",
         "phases",
         "transitions",
         "epochs",
@@ -162,6 +164,8 @@ def test_the_summary_keeps_its_names() -> None:
         "ablation",
         "contributions",
     }
+    assert found["cache_bytes"] == 480 * 17 * 64 * 4
+    assert found["cache_bytes_on_disk"] == 0
     assert found["total_s"] == pytest.approx(found["training_s"] + found["transition_s"])
     assert set(found["phases"][0]) == {
         "index",
