@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scenarios.schema import Model, Scenario
+from sim.cost.profile import Profile, ProfileMismatch
+from sim.cost.shapes import Part, PartTime, Pass, shape_of
 from sim.elastic.freezing import frozen_by_epoch
 from sim.elastic.iterations import Iterations, of_layout
 from sim.elastic.layouts import NoLayout, layouts, microbatch_choices, most_trained
 from sim.elastic.phases import Layout, phase_scenario
+from sim.elastic_run import predict_run
 from sim.prediction import fits, predict
 
 
@@ -219,3 +222,44 @@ def test_layouts_are_whole_and_never_longer(
             assert one.layers_per_stage[0] >= min(frozen + 1, 8)
     pipelines = [one.pipeline for one in found]
     assert pipelines == sorted(pipelines, reverse=True)
+
+
+def measured(run: Scenario, forward_ns: float, backward_ns: float) -> Profile:
+    """Layers measured in every micro-batch size that divides the batch; ends that take nothing."""
+
+    def time(median_ns: float) -> PartTime:
+        return PartTime(median_ns=median_ns, quartiles_ns=(median_ns, median_ns), samples=9)
+
+    passes: dict[tuple[Part, Pass], PartTime] = {}
+    parts: tuple[Part, ...] = ("layer", "embedding", "head")
+    for part in parts:
+        passes[part, "forward"] = time(forward_ns if part == "layer" else 0.0)
+        passes[part, "backward"] = time(backward_ns if part == "layer" else 0.0)
+    shape = shape_of(run)
+    sizes = [n for n in range(1, 49) if 48 % n == 0]
+    return Profile(
+        device="slow",
+        provenance="test",
+        times={shape._replace(micro_batch=n): passes for n in sizes},
+    )
+
+
+def test_measured_times_decide_the_balance() -> None:
+    run = small_run(autocache=False, microbatches={4: 8, 2: 4, 1: 2})
+    forward_alone = layouts(run, measured(run, 1e6, 0.0))
+    assert forward_alone[3].layers_per_stage == (2, 2, 2, 2), "frozen ones take as much as others"
+    backward_alone = layouts(run, measured(run, 1e3, 1e6))
+    assert backward_alone[3].layers_per_stage[0] > 3, "frozen ones take nearly nothing"
+    assert run.cluster is not None
+    other = replace(run.cluster, device=replace(run.cluster.device, name="other"))
+    with pytest.raises(ProfileMismatch):
+        layouts(replace(run, cluster=other), measured(run, 1.0, 1.0))
+
+
+def test_a_run_is_predicted_with_its_profile() -> None:
+    run = small_run(microbatches={4: 8, 2: 4, 1: 2})
+    profile = measured(run, 1e6, 2e6)
+    found = predict_run(run, profile)
+    for own in found.phases:
+        assert own.iteration_ns == predict(own.prediction.scenario, profile).iteration_ns
+    assert found.total_ns != predict_run(run).total_ns
