@@ -105,7 +105,8 @@ class Job:
         """groups: the session's, where it has several jobs; all ranks build theirs together.
 
         data: Python's sources unless given; behind the plan's cached layers, which are then run
-        beforehand. read_at_pass: as the interpreter's.
+        before each iteration, so that reading them takes no time. read_at_pass: as the
+        interpreter's.
         """
         self.scenario, plan = scenario, scenario.plan
         program = build_program(scenario)

@@ -95,7 +95,7 @@ class StageRunner:
             self.parameters = self.sharded.parameters
         self.dtype = DTYPES[plan.precision]
         self.losses: list[Tensor] = []
-        self._live: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._live: dict[tuple[int, int], tuple[Tensor | None, Tensor]] = {}
         self._deferred: dict[tuple[int, int], list[Deferred]] = {}
         self._pieces = pieces(scenario)
         self._sliced: dict[int, SlicedMicrobatch] = {}
@@ -147,8 +147,8 @@ class StageRunner:
         """F: the tensor to send on, or None on the last stage, whose loss is then recorded.
 
         received: the message, or on the first stage the data's, behind `depth` layers where above
-        0. It is kept until the backward pass and must not be overwritten before. targets: read on
-        the last stage only. samples: their numbers, for `on_boundary`.
+        0. It may be kept until the backward pass and must not be overwritten before. targets: read
+        on the last stage only. samples: their numbers, for `on_boundary`.
         Raises RuntimeError where the slices before this one have not run, and ValueError for an
         input that is not that of its depth.
         """
@@ -166,12 +166,13 @@ class StageRunner:
         if not self.part.trained:
             return boundary
         output = self.module.active(boundary, part)
+        kept = leaf if self._returns_gradient else None
         if not self.part.head:
-            self._live[microbatch, slice_index] = (leaf, output)
+            self._live[microbatch, slice_index] = (kept, output)
             return output.detach()
         assert targets is not None, "the last stage needs targets"
         loss = self.module.loss(output, targets)
-        self._live[microbatch, slice_index] = (leaf, loss)
+        self._live[microbatch, slice_index] = (kept, loss)
         self.losses.append(loss.detach())
         self._loss_tokens.append(self._num_tokens[microbatch][slice_index])
         return None
@@ -284,7 +285,7 @@ class StageRunner:
             sliced.finish()
             del self._sliced[microbatch]
             self._unused.setdefault(self._pieces[microbatch][0].micro_batch, []).append(sliced)
-        return leaf.grad
+        return leaf.grad if leaf is not None else None
 
     def _require_shape(
         self, received: Tensor, microbatch: int, slice_index: int, depth: int

@@ -3,6 +3,7 @@ knows of neither and only leaves weights alone."""
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -229,6 +230,23 @@ def test_only_activations_of_active_layers_are_kept() -> None:
         sizes.append(sum(saved.values()))
     assert sizes[2] == 0
     assert 0.3 * sizes[0] < sizes[1] < 0.36 * sizes[0]
+
+
+@pytest.mark.parametrize(("stage", "layers"), [(0, 2), (1, 4)])
+def test_the_input_of_frozen_layers_is_let_go(stage: int, layers: int) -> None:
+    """In the cache of a first stage as in the message to a later one; not that of active layers."""
+    scenario = frozen(layers, {"pipeline": 2, "layers_per_stage": (3, 1)})
+    _, targets = Data(scenario).batch(0, 0, 0)
+    for runner, freed in ((runner_of(scenario, stage), True), (runner_of(tiny(), 0), False)):
+        inputs, depth = Data(tiny()).batch(0, 0, 0)[0], 0
+        if freed:
+            inputs = torch.ones(2, 16, 32, dtype=torch.float64)
+            depth = 1 - stage
+        held = weakref.ref(inputs)
+        runner.forward(0, 0, inputs, targets, depth=depth)
+        del inputs
+        assert (held() is None) is freed
+        assert runner.num_in_flight == 1
 
 
 @pytest.mark.parametrize("model", [VIT, CLASSIFIER], ids=["vit", "classifier"])
