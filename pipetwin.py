@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError
 
 from reports.options import (
     CalibrateOn,
+    Checkpoints,
     Collectives,
     Device,
     Engine,
@@ -37,6 +38,7 @@ from reports.options import (
     ProfileFile,
     ReportFile,
     RequiredOutput,
+    Resume,
     Runs,
     Seed,
     Simulations,
@@ -293,6 +295,8 @@ def run(
     set: Overrides | None = None,
     check: Flag = False,
     profile: ProfileFile = None,
+    checkpoints: Checkpoints = None,
+    resume: Resume = False,
     report: ReportFile = None,
     trace: TraceFile = None,
     json: Json = False,
@@ -300,7 +304,9 @@ def run(
 ) -> int:
     """Execute a scenario for real: starts local ranks itself, or joins torchrun's.
 
-    Of a scenario with variants all, each predicted from runs in other slicings between them.
+    Of a scenario with variants all, each predicted from runs in other slicings between them. With
+    an `elastic` section the whole training run, predicted phase by phase before it begins, and so
+    its variants.
 
     Parameters
     ----------
@@ -318,6 +324,21 @@ def run(
     files.check_outputs((output, report, trace), force=force)
     used = files.profile(profile)
     loaded = scenario_files.load_ready(scenario, set or (), used, console.progress())
+    elastic = {"--checkpoints": checkpoints, "--resume": resume}
+    if loaded.scenario.elastic is not None:
+        from executor.elastic.commands import run_elastic
+        from reports import elastic_files
+
+        elastic_files.refuse_iteration({"--trace": trace, "--check": check})
+        runs = run_elastic(
+            loaded,
+            profile=used,
+            checkpoints=checkpoints,
+            resume=resume,
+            progress=console.progress(),
+        )
+        return elastic_files.finish(runs, loaded, (output, report), as_json=json, force=force)
+    files.refuse_unused({"a scenario without `elastic`": True}, elastic, {}, default=())
     if loaded.variants:
         from executor.variants import run_variants
 

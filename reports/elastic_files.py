@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from reports.console import progress, wrote
 from reports.files import InputError, command_line
-from scenarios.loader import Loaded
+from scenarios.loader import Loaded, load
+from scenarios.schema import Scenario
 from scenarios.writing import write_whole
 from sim.cost.profile import Profile
-from sim.elastic_run import AblationRow
+from sim.elastic.layouts import layouts
+from sim.elastic.phases import elastic_of
+from sim.elastic_comparison import ElasticCase, ElasticComparison, compare_elastic
+from sim.elastic_measurement import ElasticMeasurement, read_elastic, write_elastic
+from sim.elastic_run import AblationRow, ElasticPrediction, ablation, predict_run
 from sim.variants import DRAWS
 
 
@@ -27,11 +34,9 @@ def simulate(
     """
     from reports.page_elastic import render_elastic
     from reports.terminal_elastic import show_elastic
-    from sim.elastic.phases import elastic_of
-    from sim.elastic_run import ablation, predict_run
 
     report, trace = outputs
-    refuse_trace(trace)
+    refuse_iteration({"--trace": trace})
     scenario, draws = loaded.scenario, DRAWS if used else 0
     rows: tuple[AblationRow, ...] = ()
     if elastic_of(scenario).freeze != "off":
@@ -47,10 +52,112 @@ def simulate(
     return 0
 
 
-def refuse_trace(trace: Path | None) -> None:
-    """Raise InputError where a trace is wanted: it is of one iteration."""
-    if trace is not None:
-        raise InputError(
-            "--trace is of one iteration, and an elastic run has one in each phase: give the "
-            "phase's plan, as `--set elastic=null --set plan.frozen_layers=4 --trace t.json.gz`"
-        )
+def compare_file(
+    scenarios: Sequence[str], measured: Path, used: Profile | None, overrides: Sequence[str]
+) -> tuple[Loaded, ElasticComparison]:
+    """Predict a scenario and its variants as far as a file of elastic runs has them, and hold them
+    against it; the scenario, or the variant named, first."""
+    if len(scenarios) != 1:
+        raise InputError(f"{measured}: holds runs of one scenario and its variants: name that one")
+    loaded = load(scenarios[0], overrides)
+    runs = {run.scenario.name: run for run in read_elastic(measured)}
+    items = [item for item in (loaded, *loaded.variants) if item.scenario.name in runs]
+    if not items:
+        raise InputError(f"{measured}: is of {', '.join(runs)}, not of {loaded.scenario.name}")
+    pairs = [(item.scenario, runs[item.scenario.name]) for item in items]
+    return loaded, _compared(pairs, used, measured)
+
+
+def _as_it_ran(
+    scenario: Scenario, run: ElasticMeasurement, used: Profile | None
+) -> ElasticPrediction:
+    """A prediction in the layouts, and with the caching, that a run had: chosen with another
+    profile they may be others."""
+    own = list(layouts(scenario, used))
+    for phase in run.phases:
+        own[phase.frozen_layers] = phase.layout
+    elastic = elastic_of(scenario)
+    cached = [p.frozen_layers for p in run.phases if p.fills_cache or p.cached_layers]
+    cache = replace(elastic.cache, pays_from=min(cached, default=len(own)))
+    taken = replace(scenario, elastic=replace(elastic, cache=cache))
+    found = predict_run(
+        taken, used, layouts_given=own, draws=DRAWS if used else 0, progress=progress()
+    )
+    return replace(found, scenario=scenario)
+
+
+def _short(scenario: Scenario, before: Sequence[object]) -> str:
+    """A run's name: the first's whole, the others' as variants."""
+    return scenario.name.rpartition(":")[2] if before else scenario.name
+
+
+def write_measured_report(path: Path, measured: Path, used: Profile | None, *, force: bool) -> None:
+    """Write the page of a file of elastic runs, with their predictions beside them."""
+    pairs = [(run.scenario, run) for run in read_elastic(measured)]
+    keep(_compared(pairs, used, measured), None, None, path, force=force)
+
+
+def _compared(
+    pairs: Sequence[tuple[Scenario, ElasticMeasurement]], used: Profile | None, path: Path
+) -> ElasticComparison:
+    cases: list[ElasticCase] = []
+    for scenario, run in pairs:
+        if scenario.elastic is None:
+            raise InputError(
+                f"{path}: holds elastic runs; {scenario.name} has no `elastic` section"
+            )
+        prediction = _as_it_ran(scenario, run, used)
+        try:
+            cases.append(compare_elastic(_short(scenario, cases), prediction, run))
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from error
+    return ElasticComparison(cases=tuple(cases), profile=used)
+
+
+def keep(
+    found: ElasticComparison,
+    loaded: Loaded | None,
+    output: Path | None,
+    report: Path | None,
+    *,
+    force: bool,
+) -> None:
+    """Write what was measured of elastic runs, and their page."""
+    if output is not None:
+        write_elastic([case.measurement for case in found.cases], output, force=force)
+    if report is not None:
+        from reports.page_elastic import render_elastic
+
+        first = found.cases[0].prediction
+        page = render_elastic(first, (), loaded=loaded, comparison=found, command=command_line())
+        write_whole(report, page, force=force)
+
+
+def finish(
+    runs: ElasticComparison | None,
+    loaded: Loaded,
+    outputs: tuple[Path | None, Path | None],
+    *,
+    as_json: bool,
+    force: bool,
+) -> int:
+    """Keep and show executed runs; the exit code, 0 on ranks that have nothing to tell.
+
+    outputs: the measurement, and the report.
+    """
+    from reports import terminal_elastic_measured
+
+    if runs is None:
+        return 0
+    keep(runs, loaded, *outputs, force=force)
+    return terminal_elastic_measured.finish(runs, outputs, as_json=as_json)
+
+
+def refuse_iteration(options: Mapping[str, object]) -> None:
+    """Raise InputError where an option is given that is of one iteration."""
+    for name, value in options.items():
+        if value:
+            raise InputError(
+                f"{name} is of one iteration, and an elastic run has other ones in each phase: "
+                f"give a phase's plan, as `--set elastic=null --set plan.frozen_layers=4 {name}`"
+            )

@@ -15,7 +15,7 @@ def verdict(found: ElasticComparison) -> str:
     text = f"{own.name}: {long_duration(own.measured_s)} of training (measured"
     if own.predicted_s is not None:
         off = words.percent(own.error, signed=True)
-        text += f"; predicted beforehand {long_duration(own.predicted_s)}, {off}"
+        text += f"; predicted {long_duration(own.predicted_s)}, {off}"
     text += ")"
     for gain in found.speedups:
         text += f", {gain.measured:.2f} times as fast as {gain.other}"
@@ -144,7 +144,7 @@ def transitions_table(found: ElasticComparison) -> Table:
     columns = (
         "Before epoch",
         *(part_name(name) for name in parts),
-        "Measured, as predicted",
+        "Without evaluation, measured",
         "Predicted",
         "Moved",
         *(("Loss before", "Loss after") if losses else ()),

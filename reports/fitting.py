@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from reports import files
 from sim.calibration import calibrate_from_runs
 from sim.cost.profile import Profile
+from sim.elastic_measurement import is_elastic_file
 from sim.measurement import read_measurements
 
 
@@ -22,6 +23,12 @@ class Fitted(NamedTuple):
 
 def from_runs(paths: Sequence[Path]) -> Fitted:
     """A profile of measured files."""
+    for path in paths:
+        if is_elastic_file(path):
+            raise files.InputError(
+                f"{path}: holds elastic runs, which keep no timelines to calibrate from: run "
+                "single iterations, as `pipetwin run SCENARIO --set elastic=null -o m.json`"
+            )
     return Fitted(calibrate_from_runs([m for path in paths for m in read_measurements(path)]))
 
 

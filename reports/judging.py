@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reports import console, files, measured_files, terminal_scores, terminal_variants
+from sim.elastic_measurement import is_elastic_file
 
 MODES = {
     "--runs": ("--profile", "--device"),
@@ -70,8 +71,16 @@ def measured(
     as_json: bool,
     force: bool,
 ) -> int:
-    """Hold a scenario, or its variants, against a file of measurements; the exit code."""
+    """Hold a scenario, or its variants, against a file of measurements, of single iterations or of
+    elastic runs; the exit code."""
     used = files.profile(profile)
+    if path is not None and is_elastic_file(path):
+        from reports import elastic_files, terminal_elastic_measured
+
+        whole, runs = elastic_files.compare_file(scenarios, path, used, overrides)
+        elastic_files.keep(runs, whole, None, report, force=force)
+        terminal_elastic_measured.finish(runs, (report,), as_json=as_json)
+        return files.exit_code([e for case in runs.cases if (e := case.error)], max_error)
     variants = measured_files.compare_variants(scenarios, path, used, overrides)
     if variants is not None:
         measured_files.keep_variants(variants, None, report, force=force)

@@ -11,6 +11,7 @@ from scenarios.loader import Loaded, load
 from scenarios.writing import write_whole
 from sim.comparison import Comparison, compare
 from sim.cost.profile import Profile
+from sim.elastic_measurement import is_elastic_file
 from sim.loop import LoopResult
 from sim.measurement import Measurement, read_measurements, write_measurements
 from sim.prediction import Prediction, predict
@@ -48,6 +49,12 @@ def compare_file(
     if len(scenarios) != 1 or measured is None:
         raise InputError(_USAGE)
     loaded = load(scenarios[0], overrides)
+    if loaded.scenario.elastic is not None:
+        raise InputError(
+            f"{measured}: holds no elastic runs, and {loaded.scenario.name} is one: give a file of "
+            f"`pipetwin run {scenarios[0]} -o m.json`, or hold one phase against it, with "
+            "`--set elastic=null`"
+        )
     found = read_measurements(measured)
     own = [m for m in found if m.scenario.name == loaded.scenario.name]
     # Slices to be searched are taken from the file, so that nothing else tells it is another's.
@@ -122,6 +129,11 @@ def write_loop_report(
 
 def write_measured_report(path: Path, measured: Path, used: Profile | None, *, force: bool) -> None:
     """Write the report of a measured file, with its prediction beside it."""
+    if is_elastic_file(measured):
+        from reports import elastic_files
+
+        elastic_files.write_measured_report(path, measured, used, force=force)
+        return
     found = read_measurements(measured)
     if len(found) > 1:
         variants = [Loaded(scenario=m.scenario, origins={}, files=()) for m in found]

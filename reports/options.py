@@ -29,6 +29,15 @@ ListPublished = Annotated[
     str, Parameter(help="List the rows of these published tables, as ptdp.table1 or megatron.")
 ]
 ReportFile = Annotated[Path | None, Parameter(help="Write an HTML report to this file.")]
+Checkpoints = Annotated[
+    Path | None,
+    Parameter(
+        help="Of an elastic run: keep checkpoints in this directory, at each change and at the end."
+    ),
+]
+Resume = Annotated[
+    bool, Parameter(negative="", help="Go on from the last of --checkpoints, where a run ended.")
+]
 TraceFile = Annotated[
     Path | None, Parameter(help="Write a gzipped Chrome trace (for ui.perfetto.dev) to this file.")
 ]

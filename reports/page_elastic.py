@@ -71,9 +71,7 @@ def render_elastic(
             else elastic_measured.verdict(comparison)
         )
         + ".",
-        tiles=[*measured_tiles(comparison)[:3], *tiles(found, rows)]
-        if comparison is not None
-        else tiles(found, rows),
+        tiles=measured_tiles(comparison) if comparison is not None else tiles(found, rows),
         sections=sections,
         summary=summary(found, rows) if comparison is None else compared(comparison),
     )
@@ -165,6 +163,7 @@ def pipeline_section(
     model = found.scenario.model
     assert model is not None
     moved = bool(found.transitions)
+    origin = "simulated and measured" if measured is not None else "simulated"
     return Section(
         name="pipeline",
         topic="Pipeline",
@@ -175,7 +174,7 @@ def pipeline_section(
         figures=(
             Figure(
                 name="ranks",
-                title="Ranks in a pipeline, and replicas, over the run's time (simulated)",
+                title=f"Ranks in a pipeline, and replicas, over the run's time ({origin})",
                 data=charts_elastic.ranks_over_time(found, measured),
                 legend=(
                     (charts_elastic.RANKS["pipeline"], "ranks in a pipeline"),
@@ -193,7 +192,7 @@ def pipeline_section(
             ),
             Figure(
                 name="epoch-times",
-                title="Time of each epoch (simulated)",
+                title=f"Time of each epoch ({origin})",
                 data=charts_elastic.epoch_times(found, measured),
                 half=True,
                 legend=(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from reports import charts_elastic_measured, elastic_measured, words
 from reports.elastic_words import long_duration
 from reports.sections import Figure, Legend, Section, Tile
 from sim.elastic_comparison import ElasticComparison
+
+Origin = Literal["simulated", "measured"]
 
 
 def measured_section(found: ElasticComparison) -> Section:
@@ -56,14 +60,14 @@ def _claim(found: ElasticComparison) -> str:
     own = found.cases[0]
     if found.speedups:
         gain = found.speedups[0]
-        start = f"{own.name} ends {gain.measured:.2f} times as soon as {gain.other} (measured)"
+        start = f"{own.name} is {gain.measured:.2f} times as fast as {gain.other} (measured)"
         if gain.predicted is not None:
-            return f"{start}; predicted beforehand were {gain.predicted:.2f} times"
+            return f"{start}; predicted were {gain.predicted:.2f} times"
         return start
     start = f"{own.name} trained for {long_duration(own.measured_s)} (measured)"
     if own.predicted_s is None:
         return start
-    return f"{start}; predicted beforehand were {long_duration(own.predicted_s)}"
+    return f"{start}; predicted were {long_duration(own.predicted_s)}"
 
 
 def _notes(found: ElasticComparison) -> list[str]:
@@ -81,43 +85,45 @@ def _notes(found: ElasticComparison) -> list[str]:
 
 
 def measured_tiles(found: ElasticComparison) -> list[Tile]:
-    """What was measured, for the head of the page."""
+    """The figures at the head of the page, each measured one with the simulated one below it."""
     own = found.cases[0]
-    tiles = [
-        Tile(
-            label="Training",
-            text=long_duration(own.measured_s),
-            note="epochs and transitions"
-            if own.error is None
-            else f"the prediction is {words.percent(own.error, signed=True)} off",
-            origin="measured",
-            value=own.measured_s,
-        )
-    ]
+    off = ""
+    if own.error is not None:
+        side = "above" if own.error >= 0 else "below"
+        off = f"{words.percent(abs(own.error))} {side} the measured"
+    epochs = words.plural(len(own.measurement.epochs), "epoch")
+    tiles = [_time("Training", own.measured_s, epochs, "measured")]
+    if own.predicted_s is not None:
+        tiles.append(_time("Training", own.predicted_s, off, "simulated"))
     for gain in found.speedups[:1]:
-        note = "" if gain.predicted is None else f"predicted {gain.predicted:.2f}×"
-        tiles.append(
-            Tile(
-                label=f"Speed-up over {gain.other}",
-                text=f"{gain.measured:.2f}×",
-                note=note,
-                origin="measured",
-                value=gain.measured,
-            )
-        )
+        label = f"Speed-up over {gain.other}"
+        tiles.append(_times(label, gain.measured, "", "measured"))
+        if gain.predicted is not None and gain.error is not None:
+            side = "above" if gain.error >= 0 else "below"
+            about = f"{words.percent(abs(gain.error))} {side} the measured"
+            tiles.append(_times(label, gain.predicted, about, "simulated"))
     accuracy = own.measurement.final_accuracy
     if accuracy is not None:
-        lost = found.speedups[0].accuracy_lost if found.speedups else None
-        note = ""
-        if lost is not None:
-            note = f"{found.speedups[0].other}: {words.percent(accuracy + lost)}"
-        tiles.append(
-            Tile(
-                label="Test accuracy",
-                text=words.percent(accuracy),
-                note=note,
-                origin="measured",
-                value=accuracy,
-            )
-        )
+        tiles.append(_accuracy(own.name, accuracy))
+        for case in found.cases[1:2]:
+            if case.measurement.final_accuracy is not None:
+                tiles.append(_accuracy(case.name, case.measurement.final_accuracy))
     return tiles
+
+
+def _time(label: str, seconds: float, note: str, origin: Origin) -> Tile:
+    return Tile(label=label, text=long_duration(seconds), note=note, origin=origin, value=seconds)
+
+
+def _times(label: str, factor: float, note: str, origin: Origin) -> Tile:
+    return Tile(label=label, text=f"{factor:.2f}×", note=note, origin=origin, value=factor)
+
+
+def _accuracy(name: str, accuracy: float) -> Tile:
+    return Tile(
+        label=f"Test accuracy, {name}",
+        text=words.percent(accuracy),
+        note="after the last epoch",
+        origin="measured",
+        value=accuracy,
+    )

@@ -188,7 +188,7 @@ def test_the_executed_page_has_both_sides(
     assert "<script>alert" not in page
     text = visible(page)
     gain = elastic_runs.speedups[0]
-    assert f"{gain.measured:.2f} times as soon as static" in text
+    assert f"{gain.measured:.2f} times as fast as static" in text
     assert f"{gain.predicted:.2f} times" in text and "95.0 % accurate" in text
     lines = figure(page, "measured-throughput")["data"]
     assert [line["mode"] for line in lines] == ["lines+markers"] * 2 + ["markers"] * 2
