@@ -1,5 +1,5 @@
 """AutoCache: from how many frozen layers on caching their output pays, and what room it takes
-(arXiv 2102.03161, section 3.5).
+(PipeTransformer, arXiv 2102.03161).
 
 At which depth each epoch reads and fills the cache: `cached_depths`.
 """

@@ -1,4 +1,4 @@
-"""Which layers are frozen in which epoch: PipeTransformer's freeze rule (arXiv 2102.03161, 3.2).
+"""Which layers are frozen in which epoch: PipeTransformer's freeze rule (arXiv 2102.03161).
 
 Layers freeze from the first on, together with the embedding, and never thaw.
 """
@@ -20,7 +20,7 @@ def frozen_at(layers: int, alpha: float, decision: int) -> int:
     """Layers frozen after so many decisions by the closed form: ceil(L (1 - (1 - alpha)^T)).
 
     It is worked out in exact fractions, as a float's last bit would otherwise freeze a layer more.
-    Source: equation 1 of the paper summed up, with the authors' ceil.
+    Source: the paper's recursion summed up, with the ceil of the authors' code.
     """
     left = (1 - _exact(alpha)) ** decision
     return math.ceil(layers * (1 - left))
@@ -37,7 +37,8 @@ def adaptive(frozen: int, layers: int, alpha: float, norms: Sequence[float]) -> 
 
     norms: of each layer's gradients, frozen ones included (theirs are not read); one that is no
     number never is the least, and of equal ones the first is.
-    Raises ValueError where there is not one norm for each layer. Source: equation 1 of the paper.
+    Raises ValueError where there is not one norm for each layer. Source: the paper's freeze
+    algorithm.
     """
     if len(norms) != layers:
         raise ValueError(f"{len(norms)} gradient norms for {layers} layers: give one for each")

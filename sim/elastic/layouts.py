@@ -1,5 +1,6 @@
 """AutoPipe and AutoDP: for every number of frozen layers, how long the pipeline is, what each stage
-holds, how many replicas there are, and how the batch is cut (arXiv 2102.03161, 3.3 and 3.4).
+holds, how many replicas there are, and how the batch is cut (PipeTransformer,
+arXiv 2102.03161).
 """
 
 from __future__ import annotations
