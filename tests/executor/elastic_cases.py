@@ -43,6 +43,15 @@ def scenario(pipeline: int = 4, data: int = 1, **elastic: Any) -> Scenario:
     )
 
 
+def text(samples: int = 96, classes: int | None = 4, **settings: Any) -> Scenario:
+    """The same with passages of 16 bytes, told apart by their file; settings: of the model, or of
+    the run under `elastic`."""
+    elastic = settings.pop("elastic", {})
+    shape = {"sequence": 17, "vocabulary": 257, "classes": classes} | settings
+    model = Model(family="bert", layers=LAYERS, hidden=16, heads=2, tied_embeddings=False, **shape)
+    return replace(scenario(dataset="text", samples=samples, **elastic), model=model)
+
+
 def layout(frozen: int, stages: tuple[int, ...], data: int, apart: int | None = None) -> Layout:
     return Layout(
         frozen_layers=frozen,
