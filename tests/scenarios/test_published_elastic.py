@@ -63,6 +63,29 @@ def test_chunks_are_those_of_the_data(table_id: str, key: str, rate: str, unit: 
         assert {group.micro_batch for group in plan.groups} <= {size, 400 % size}
 
 
+def test_transitions_are_those_of_the_data() -> None:
+    """A rebuild takes the mean of the three; a GPU's start, what most readings have."""
+    log = {
+        row["event"]: [float(second) for second in row["s"].split(" / ")]
+        for row in published_sets()["pt.transition"]
+        if not row["s"].endswith("MiB")
+    }
+    for name in ("vit-imagenet", "vit-cifar100", "bert-squad"):
+        elastic = load(f"pipetransformer/{name}").scenario.elastic
+        assert elastic is not None
+        rebuilds = [seconds[0] for event, seconds in log.items() if "rebuild" in event]
+        assert elastic.transition.rebuild / 1e9 == pytest.approx(sum(rebuilds) / 3, abs=0.5)
+        starts = [
+            seconds / gpus
+            for gpus in (8, 4)
+            for event, readings in log.items()
+            if event.startswith("CPU->GPU") and f"{gpus} GPUs/pipe" in event
+            for seconds in readings
+        ]
+        assert len(starts) == 4
+        assert elastic.transition.device_start / 1e9 == pytest.approx(sum(starts) / 4, rel=0.1)
+
+
 def test_what_was_run() -> None:
     runs = {run.name: run for run in load_runs("pt.breakdown").runs}
     for name, run in runs.items():

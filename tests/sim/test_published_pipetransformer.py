@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -23,6 +24,7 @@ def silent(text: str) -> None:
     pass
 
 
+@cache
 def judged(table_id: str) -> JudgedRuns:
     (found,) = predict_runs([load_runs(table_id)], silent)
     return found
