@@ -20,6 +20,8 @@ from reports.tables import Cell, Table
 from sim.elastic.phases import Phase
 from sim.elastic_run import AblationRow, ElasticPrediction
 
+_LISTED = 8
+
 
 def phases_table(found: ElasticPrediction) -> Table:
     """Every phase: its epochs, what is frozen and cached, its ranks, and how fast it is."""
@@ -33,7 +35,7 @@ def phases_table(found: ElasticPrediction) -> Table:
                 number(phase.frozen_layers),
                 tables.text(unbroken(cache(phase)) or words.UNKNOWN),
                 tables.text(crossed(shape(phase))),
-                tables.text(crossed(stages(phase))),
+                tables.text(stages(phase).replace("x", "×").replace(",", ", ")),
                 tables.text(f"{phase.layout.microbatches} of {phase.layout.micro_batch}"),
                 tables.seconds(own.iteration_ns / 1e9),
                 Cell(text=rate(own.samples_per_s), value=own.samples_per_s),
@@ -57,11 +59,13 @@ def phases_table(found: ElasticPrediction) -> Table:
 
 
 def stages(phase: Phase) -> str:
-    """The layers of each stage, equal ones in a row together: `3, 2, 6 x 1`."""
-    runs = [(layers, len(list(own))) for layers, own in groupby(phase.layout.layers_per_stage)]
-    return ", ".join(
-        f"{number} x {layers}" if number > 1 else str(layers) for layers, number in runs
-    )
+    """The layers of each stage: `3,2,2,1`; of many stages equal ones in a row together, as
+    `3,2,14x1`."""
+    layers = phase.layout.layers_per_stage
+    if len(layers) <= _LISTED:
+        return ",".join(map(str, layers))
+    runs = [(own, len(list(same))) for own, same in groupby(layers)]
+    return ",".join(f"{number}x{own}" if number > 1 else str(own) for own, number in runs)
 
 
 def transitions_table(found: ElasticPrediction) -> Table:

@@ -348,8 +348,8 @@ def memory_section(found: ElasticPrediction) -> Section:
         name="memory",
         topic="Memory",
         claim=claim,
-        reading="Of each phase the rank that holds most. A pipeline is halved only where no rank "
-        "then holds more than the fullest did at the start.",
+        reading="Of each phase the rank that holds most. A pipeline is halved only where its "
+        "stages then fit the device, or need no more than at the start.",
         figures=(
             Figure(
                 name="memory-phases",

@@ -135,6 +135,36 @@ def test_timeline_tells_the_slice_and_the_variant(browser: Any, files: dict[str,
         assert heard == []
 
 
+def test_a_phase_is_shown_alone(browser: Any, files: dict[str, Path]) -> None:
+    with opened(browser, files["elastic"], 1280, "light") as (page, heard):
+        canvas = page.locator("#figure-iterations canvas")
+        buttons = page.locator("#figure-iterations .views button")
+        assert buttons.all_inner_texts()[:3] == ["All", "epoch 0", "epoch 1"]
+        whole, drawn = canvas.bounding_box()["height"], int(canvas.get_attribute("data-drawn"))
+        buttons.nth(2).click()
+        assert buttons.nth(2).get_attribute("aria-pressed") == "true"
+        assert canvas.bounding_box()["height"] < whole / 2
+        assert 0 < int(canvas.get_attribute("data-drawn")) < drawn
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        said = set()
+        for y in range(4, int(box["height"]) - 30, 7):
+            for x in range(50, int(box["width"]), 40):
+                page.mouse.move(box["x"] + x, box["y"] + y)
+                if page.locator("#tip").is_visible():
+                    said.add(page.locator("#tip").inner_text())
+        text = "\n".join(said)
+        assert "from epoch 1, 2 × 2 ranks, 4 frozen, fills 4: rank 1" in text
+        assert "from epoch 0" not in text and "from epoch 2" not in text
+        page.mouse.move(box["x"] + 300, box["y"] + 40)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 500, box["y"] + 40)
+        page.mouse.up()
+        assert buttons.nth(2).get_attribute("aria-pressed") == "false"
+        buttons.nth(0).click()
+        assert int(canvas.get_attribute("data-drawn")) == drawn and heard == []
+
+
 def test_windows_and_zoom_are_fast(browser: Any, files: dict[str, Path]) -> None:
     with opened(browser, files["large"], 1280, "light") as (page, heard):
         canvas = page.locator("#figure-timeline canvas")
