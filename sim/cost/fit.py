@@ -24,7 +24,7 @@ from sim.cost.path import Composition, Simulate
 from sim.cost.profile import Fitted
 from sim.cost.runs import Run
 from sim.cost.shapes import Part, Pass
-from sim.cost.table import cost_table
+from sim.cost.table import cost_table, cost_variants
 from sim.schedule.build import build_program
 from sim.schedule.lowering import Program, Step
 
@@ -149,7 +149,7 @@ class _Prepared:
         self.measured_ns = run.measured_ns
         self.noise = math.hypot(NOISE, run.spread)
         self.program: Program = build_program(run.scenario)
-        self.keys = CostTable(costs={}, variants=run.scenario.plan.variants)
+        self.keys = CostTable(costs={}, variants=cost_variants(run.scenario.plan))
 
     def table(self, values: Mapping[str, float], program: Program | None = None) -> CostTable:
         return cost_table(on_parameters(self.scenario, values), program or self.program)

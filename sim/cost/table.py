@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from scenarios.schema import PRECISION_BYTES, MicrobatchGroup, Scenario
+from scenarios.schema import PRECISION_BYTES, MicrobatchGroup, Plan, Scenario
 from sim.cost.cache import cache_ns
 from sim.cost.costs import Cost, CostKey, CostTable, Transfer
 from sim.cost.data_parallel import gradient_reduction, sharded_times, weight_gather
@@ -76,11 +76,9 @@ def _table(scenario: Scenario, program: Program, profile: Profile | None) -> Cos
     if profile is not None:
         setup = setup_of(scenario, fitted_cluster(setup.cluster, profile.efficiency))
     parts = partition(scenario, program.schedule.num_stages)
-    groups = setup.plan.variant_groups
-    variants = setup.plan.variants if len(groups) > 1 else ()
+    groups, variants = setup.plan.variant_groups, cost_variants(setup.plan)
     if setup.plan.runs_frozen_first:
-        # Microbatch 0 is a variant of its own.
-        groups, variants = groups * 2, (1, *(0 for _ in setup.plan.variants[1:]))
+        groups *= 2
     pieces = [group_pieces(group, setup.model.sequence) for group in groups]
     setups = [setup_in(setup, group) for group in groups]
     distinct = program.distinct_in(variants) if variants else program.distinct
@@ -124,6 +122,15 @@ def _table(scenario: Scenario, program: Program, profile: Profile | None) -> Cos
         for rank in range(program.num_ranks):
             costs[CostKey(Kind.EXCHANGE, rank)] = rounded(exchange(setup))
     return CostTable(costs=costs, transfers=transfers, variants=variants, assumed=assumed)
+
+
+def cost_variants(plan: Plan) -> tuple[int, ...]:
+    """Of each microbatch which costs it has: those of its size and slicing; where frozen layers run
+    over the whole batch first, microbatch 0 has its own (1) and all others theirs (0). Empty where
+    all microbatches are alike."""
+    if plan.runs_frozen_first:
+        return (1, *(0 for _ in plan.variants[1:]))
+    return plan.variants if len(plan.variant_groups) > 1 else ()
 
 
 class _Passes:

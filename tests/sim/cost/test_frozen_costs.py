@@ -22,9 +22,10 @@ from sim.cost.collectives import all_reduce_ns, data_group
 from sim.cost.costs import CostKey, CostTable
 from sim.cost.modelled import part_times, setup_in, setup_of
 from sim.cost.parts import total_ns
+from sim.cost.path import composition_of
 from sim.cost.profile import Profile
 from sim.cost.shapes import PartTime, shape_of
-from sim.cost.table import cost_table
+from sim.cost.table import cost_table, cost_variants
 from sim.prediction import predict
 from sim.schedule.actions import Action, Kind
 from sim.schedule.build import build_program
@@ -282,3 +283,17 @@ def test_measured_times_over_the_whole_batch_scale_by_the_model() -> None:
     assert ns(found, F, 0, 1) == pytest.approx(7 + 1000 + layers + embedding + 3 * LOADING, abs=2)
     assert any("of 32 tokens: not measured" in what for what, _ in found.assumed)
     assert setup_in(setup_of(s), s.plan.groups[0]).plan == s.plan
+
+
+def test_a_fit_finds_the_first_microbatchs_own_costs() -> None:
+    """The path found by simulating gives the simulated time again, from the table alone."""
+    s = scenario(layers_per_stage=(3, 2, 2, 1), frozen_layers=2, frozen_first=True)
+    prediction = predict(s)
+    path = composition_of(
+        prediction.critical_path.composition(),
+        prediction.costs,
+        prediction.critical_path.queued_ns,
+    )
+    assert path.costs[CostKey(F, 0, variant=1)] == 1
+    assert path.time_ns(prediction.costs) == prediction.iteration_ns
+    assert cost_variants(s.plan) == (1, 0, 0)
