@@ -13,6 +13,7 @@ from executor.elastic.parts import Parts
 from executor.joining import RankContext
 from executor.mesh import GroupMaker, Mesh
 from executor.session import Job
+from executor.stages import OnBoundary
 from executor.transport import Transport, make_transport
 from executor.transport.base import (
     PendingReceive,
@@ -59,6 +60,18 @@ class PhaseStages:
         """The phase's."""
         return self.phase.layout
 
+    def enter(self, phase: Phase, data: EpochData) -> None:
+        """Go on in another phase of the same layout, which only uses the cache otherwise."""
+        self.phase = phase
+        if self.job is not None:
+            self.data = data
+            self.job.interpreter.data = data
+
+    def fill_with(self, on_boundary: OnBoundary | None) -> None:
+        """Whom to tell of the output of the last frozen layer; nobody if None."""
+        for runner in self.job.runners.values() if self.job is not None else ():
+            runner.on_boundary = on_boundary
+
 
 def build(
     scenario: Scenario,
@@ -72,7 +85,10 @@ def build(
     scenario: of the whole run. groups: the run's. data: the phase's, which this rank is to read if
     it has a place.
     """
-    planned = phase_scenario(scenario, phase)
+    first = phase.layout.layers_per_stage[0]
+    # What is read and filled is up to the data and `fill_with`, so that it may change.
+    able = replace(phase, cached_layers=0, fills_cache=0 < phase.frozen_layers <= first)
+    planned = phase_scenario(scenario, able)
     plan, world = planned.plan, world_ranks(phase.layout)
     mesh = Mesh.of(plan)
     deadline_s = planned.execution.deadline / 1e9

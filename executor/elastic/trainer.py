@@ -10,8 +10,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -29,41 +28,18 @@ from executor.elastic.feeding import EpochData
 from executor.elastic.foreign import Meter
 from executor.elastic.moving import transfer
 from executor.elastic.norms import layer_norms
+from executor.elastic.order import ElasticOrder
 from executor.elastic.stages import PhaseStages, build
 from executor.joining import PROGRESS_KEY, STOP_KEY, RankContext
 from executor.mesh import GroupMaker
 from executor.model import DTYPES
 from executor.session import Job
-from scenarios.schema import Scenario
 from sim.elastic.freezing import adaptive, frozen_by_epoch
-from sim.elastic.phases import Layout, Phase, elastic_of, phases
+from sim.elastic.phases import Phase, elastic_of, phases
 from sim.elastic_measurement import ElasticMeasurement, MeasuredEpoch, MeasuredTransition
 
 _FIXED_SAMPLES = 64
 _IDLE_POLL_S = 0.02
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ElasticOrder:
-    """An elastic run to be made.
-
-    layouts: by frozen layers (sim.elastic.layouts). caches_from: frozen layers from which on their
-    output is cached; None: never. checkpoints: a directory for them; None: none are written.
-    resume: go on from the last one there. fixed_batch: measure the loss of one fixed batch before
-    and after each transition.
-    """
-
-    scenario: Scenario
-    layouts: tuple[Layout, ...]
-    caches_from: int | None = None
-    checkpoints: Path | None = None
-    resume: bool = False
-    fixed_batch: bool = False
-
-    @property
-    def identity(self) -> checkpoint.Identity:
-        """What a checkpoint must agree with to be resumed."""
-        return checkpoint.Identity.of(self.scenario, self.layouts, self.caches_from)
 
 
 class Trainer:
@@ -192,17 +168,25 @@ class Trainer:
             cache=self.cache,
             seen=self._seen if self.on_samples is not None else None,
         )
-        self.stages = build(self.scenario, phase, context, self.groups, data)
+        if self.stages is not None and self.stages.layout == phase.layout:
+            self.stages.enter(phase, data)
+        else:
+            self.stages = build(self.scenario, phase, context, self.groups, data)
+        self._watch_cache(phase)
         self.environment["transport"] = type(self.stages.transport).__name__
         job = self.stages.job
         if job is None:
             context.watchdog.describe_with(lambda: f"rank {rank} stands idle in this phase")
             return
         context.watchdog.describe_with(lambda: f"epoch {self.epoch}: {job.interpreter.describe()}")
-        if self.cache is not None and phase.fills_cache:
-            cache, depth = self.cache, phase.frozen_layers
-            for runner in job.runners.values():
-                runner.on_boundary = lambda samples, output: cache.write(samples, output, depth)
+
+    def _watch_cache(self, phase: Phase) -> None:
+        """Fill the cache in a phase that is to, and no longer in another."""
+        if self.cache is None or not phase.fills_cache:
+            self._stages.fill_with(None)
+            return
+        cache, depth = self.cache, phase.frozen_layers
+        self._stages.fill_with(lambda samples, output: cache.write(samples, output, depth))
 
     def _open_cache(self) -> Cache:
         model, plan = self.model, self.scenario.plan
@@ -218,11 +202,7 @@ class Trainer:
             memory_bytes=self.elastic.cache.memory,
             device=self.context.device,
         )
-        self.environment["cache"] = {
-            "samples_in_memory": cache.size.in_memory,
-            "samples_on_disk": cache.size.on_disk,
-            "sample_bytes": cache.size.sample_bytes,
-        }
+        self.environment["cache"] = asdict(cache.size)
         return cache
 
     def _seen(self, samples: NDArray[np.int64]) -> None:
@@ -230,7 +210,8 @@ class Trainer:
         self.on_samples(self.epoch, samples)
 
     def _transition(self, phase: Phase) -> None:
-        """Build the next phase's stages, fill them from the old ones, and drop these."""
+        """Build the next phase's stages, fill them from the old ones, and drop these, unless only
+        the cache is used otherwise."""
         old = self._stages
         before = self._fixed_loss() if self.order.fixed_batch else None
         seconds = self.after_epoch
@@ -239,8 +220,26 @@ class Trainer:
         self._build(phase)
         self._meet()
         seconds["rebuild"] = time.monotonic() - began
-        began = time.monotonic()
-        new = self._stages
+        began, moved, new = time.monotonic(), 0, self._stages
+        if new is not old:
+            moved = self._move(old, new)
+            old.transport.close()
+        seconds["move"] = time.monotonic() - began
+        after = self._fixed_loss() if self.order.fixed_batch else None
+        self.after_epoch = {}
+        self.transitions.append(
+            MeasuredTransition(
+                epoch=self.epoch,
+                phase=phase.index,
+                seconds=seconds,
+                moved_bytes=moved,
+                loss_before=before,
+                loss_after=after,
+            )
+        )
+
+    def _move(self, old: PhaseStages, new: PhaseStages) -> int:
+        """Fill the new stages from the old ones; the bytes that were received, over all ranks."""
         received = transfer(
             old.parts,
             new.parts,
@@ -250,22 +249,9 @@ class Trainer:
             device=self.context.device,
             data_group=new.data_group,
         )
-        moved = torch.tensor([float(received)], dtype=torch.float64, device=self.context.device)
-        dist.all_reduce(moved)
-        seconds["move"] = time.monotonic() - began
-        old.transport.close()
-        after = self._fixed_loss() if self.order.fixed_batch else None
-        self.after_epoch = {}
-        self.transitions.append(
-            MeasuredTransition(
-                epoch=self.epoch,
-                phase=phase.index,
-                seconds=seconds,
-                moved_bytes=int(moved.item()),
-                loss_before=before,
-                loss_after=after,
-            )
-        )
+        total = torch.tensor([float(received)], dtype=torch.float64, device=self.context.device)
+        dist.all_reduce(total)
+        return int(total.item())
 
     # Epochs.
 

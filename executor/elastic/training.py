@@ -11,7 +11,7 @@ from executor.commands import require_supported
 from executor.elastic import cache, checkpoint
 from executor.elastic.datasets import check_samples, load_dataset
 from executor.elastic.errors import ElasticError
-from executor.elastic.trainer import ElasticOrder
+from executor.elastic.order import ElasticOrder
 from executor.launching import device_kind, run_ranks
 from scenarios.schema import Scenario
 from sim.elastic.freezing import frozen_by_epoch

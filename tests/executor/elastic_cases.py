@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from executor.elastic.trainer import ElasticOrder
+from executor.elastic.order import ElasticOrder
 from scenarios.schema import Elastic, Execution, Model, Plan, Scenario
 from sim.elastic.phases import Layout
 

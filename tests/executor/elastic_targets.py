@@ -14,11 +14,22 @@ from torch import Tensor
 
 from executor.elastic.datasets import load_dataset
 from executor.elastic.feeding import EpochData
-from executor.elastic.trainer import ElasticOrder, Trainer
+from executor.elastic.order import ElasticOrder
+from executor.elastic.trainer import Trainer
 from executor.joining import STOP_KEY, RankContext
 from executor.session import Job
 from executor.transport import make_transport
 from sim.elastic.phases import phase_scenario, phases
+
+
+class Noting(Trainer):
+    """Notes the jobs that it has run."""
+
+    def run_iteration(self, job: Job, iteration: int) -> float | None:
+        self.jobs = getattr(self, "jobs", [])
+        if job not in self.jobs:
+            self.jobs.append(job)
+        return super().run_iteration(job, iteration)
 
 
 def each(context: RankContext, orders: Mapping[str, ElasticOrder]) -> dict[str, dict[str, Any]]:
@@ -27,13 +38,13 @@ def each(context: RankContext, orders: Mapping[str, ElasticOrder]) -> dict[str, 
     return {
         name: plain(context, order)
         if name.startswith("plain")
-        else traced(context, (order, name), kinds.get(name, Trainer))
+        else traced(context, (order, name), kinds.get(name, Noting))
         for name, order in orders.items()
     }
 
 
 def traced(
-    context: RankContext, payload: tuple[ElasticOrder, str], kind: type[Trainer] = Trainer
+    context: RankContext, payload: tuple[ElasticOrder, str], kind: type[Noting] = Noting
 ) -> dict[str, Any]:
     """A run with what it ends with: the measurement, this rank's weights, and the samples that it
     trained on in each epoch."""
@@ -45,7 +56,12 @@ def traced(
 
     trainer = kind(order, context, name, on_samples=note)
     measurement = trainer.run()
-    return {"measurement": measurement, "weights": weights_of(trainer), "seen": seen}
+    return {
+        "measurement": measurement,
+        "weights": weights_of(trainer),
+        "seen": seen,
+        "jobs": len(trainer.jobs) if hasattr(trainer, "jobs") else 0,
+    }
 
 
 def weights_of(trainer: Trainer) -> dict[str, Tensor]:
@@ -72,7 +88,7 @@ def killed(context: RankContext, payload: tuple[ElasticOrder, str]) -> None:
     Mortal(order, context, name).run()
 
 
-class Forgetful(Trainer):
+class Forgetful(Noting):
     """Loses some of what is in its cache before each epoch."""
 
     def run_iteration(self, job: Job, iteration: int) -> float | None:
@@ -81,7 +97,7 @@ class Forgetful(Trainer):
         return super().run_iteration(job, iteration)
 
 
-class Stopped(Trainer):
+class Stopped(Noting):
     """Is interrupted in the second epoch."""
 
     def run_iteration(self, job: Job, iteration: int) -> float | None:

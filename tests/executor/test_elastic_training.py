@@ -21,7 +21,7 @@ from executor.elastic.cache import folders
 from executor.elastic.checkpoint import complete
 from executor.elastic.datasets import load_dataset
 from executor.elastic.errors import ElasticError
-from executor.elastic.trainer import ElasticOrder
+from executor.elastic.order import ElasticOrder
 from executor.elastic.training import require_runnable, run_training
 from executor.joining import RankFailure
 from executor.launching import run_ranks
@@ -55,6 +55,7 @@ def orders(folder: Path) -> dict[str, ElasticOrder]:
             fixed_batch=True,
         ),
         "adaptive": cases.order(adaptive, fixed_batch=True),
+        "steady": cases.order(cases.scenario(interval=2, epochs=4), fixed_batch=True),
         "stopped": cases.order(checkpoints=folder / "stopped"),
     }
 
@@ -185,6 +186,17 @@ def test_a_transition_loses_nothing(name: str, runs: dict[str, list[Any]]) -> No
     assert any(transition.moved_bytes for transition in transitions)
 
 
+def test_where_only_the_cache_changes_the_stages_stay(runs: dict[str, list[Any]]) -> None:
+    found = measurement(runs["steady"])
+    assert [p.fills_cache for p in found.phases] == [False, True, False]
+    filling, reading = found.transitions
+    assert filling.moved_bytes > 0 and reading.moved_bytes == 0
+    assert [e.cache_written for e in found.epochs] == [0, 0, 2 * cases.BATCH, 0]
+    assert [e.cache_read for e in found.epochs] == [0, 0, 0, 2 * cases.BATCH]
+    assert reading.loss_before == reading.loss_after
+    assert [rank["jobs"] for rank in runs["steady"]] == [2] * cases.RANKS
+
+
 @pytest.mark.parametrize("name", ["off", "off 2x2", "shrinking", "cached", "idle", "adaptive"])
 def test_each_sample_is_seen_exactly_once_in_an_epoch(
     name: str, runs: dict[str, list[Any]]
@@ -205,7 +217,7 @@ def test_the_cache_changes_nothing_and_is_used(runs: dict[str, list[Any]]) -> No
     assert [e.cache_written for e in epochs] == [0, samples, samples, samples, 0]
     assert [e.cache_read for e in epochs] == [0, 0, samples, samples, samples]
     assert not any(e.cache_missed for e in epochs)
-    assert measurement(runs["cached"]).environment["cache"]["samples_in_memory"] == samples
+    assert measurement(runs["cached"]).environment["cache"]["in_memory"] == samples
     assert not any(e.cache_read for e in measurement(runs["shrinking"]).epochs)
 
 
