@@ -12,6 +12,7 @@ from scenarios.loader import Loaded, load
 from scenarios.schema import Scenario
 from scenarios.writing import write_whole
 from sim.cost.profile import Profile
+from sim.elastic.freezing import frozen_by_epoch
 from sim.elastic.layouts import layouts
 from sim.elastic.phases import elastic_of
 from sim.elastic_comparison import ElasticCase, ElasticComparison, compare_elastic
@@ -39,7 +40,7 @@ def simulate(
     refuse_iteration({"--trace": trace})
     scenario, draws = loaded.scenario, DRAWS if used else 0
     rows: tuple[AblationRow, ...] = ()
-    if elastic_of(scenario).freeze != "off":
+    if any(frozen_by_epoch(scenario)):
         rows = ablation(scenario, used, draws=draws, progress=progress())
     found = next((row.prediction for row in rows if row.scenario.digest == scenario.digest), None)
     if found is None:

@@ -80,6 +80,19 @@ def own_row(found: ElasticPrediction, rows: Sequence[AblationRow]) -> AblationRo
     return next((row for row in rows if row.scenario.digest == found.scenario.digest), None)
 
 
+def with_own(found: ElasticPrediction, rows: Sequence[AblationRow]) -> tuple[AblationRow, ...]:
+    """An ablation's rows, and the run itself below them where it is none of them."""
+    if not rows or own_row(found, rows) is not None:
+        return tuple(rows)
+    own = AblationRow(
+        name="this run",
+        scenario=found.scenario,
+        prediction=found,
+        speedup=speedup(found, rows),
+    )
+    return (*rows, own)
+
+
 def brought(rows: Sequence[AblationRow]) -> list[str]:
     """What each mechanism multiplies the speed by, and how that is told apart."""
     factors = contributions({row.name: row.speedup for row in rows})
@@ -96,7 +109,7 @@ def notes(found: ElasticPrediction) -> list[str]:
     elastic = found.scenario.elastic
     assert elastic is not None
     said = [f"{note[0].upper()}{note[1:]}." for note in found.notes]
-    if elastic.autocache and elastic.autopipe and elastic.freeze != "off":
+    if elastic.autocache and elastic.autopipe and any(found.frozen_by_epoch):
         where = "as the scenario says" if elastic.cache.pays_from is not None else "as simulated"
         if found.caches_from is None:
             said.append(f"Caching the output of frozen layers never pays, {where}.")

@@ -48,6 +48,7 @@ def render_elastic(
     comparison: the run and its variants as they were executed; `found` is the first's prediction.
     command: what the user typed, for reproducing it.
     """
+    figures, rows = summary(found, rows), elastic_words.with_own(found, rows)
     first = found.phases[0].prediction
     whole = replace(first, scenario=found.scenario)
     measured = comparison.cases[0].measurement if comparison is not None else None
@@ -73,7 +74,7 @@ def render_elastic(
         + ".",
         tiles=measured_tiles(comparison) if comparison is not None else tiles(found, rows),
         sections=sections,
-        summary=summary(found, rows) if comparison is None else compared(comparison),
+        summary=figures if comparison is None else compared(comparison),
     )
 
 

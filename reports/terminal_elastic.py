@@ -9,7 +9,7 @@ from rich.text import Text
 
 from reports.console import console, plain_table, progress_done, show_json
 from reports.elastic_tables import change, part_name, part_names, stages
-from reports.elastic_words import epochs, long_duration, notes, shape, verdict
+from reports.elastic_words import epochs, long_duration, notes, shape, verdict, with_own
 from reports.words import NBSP, plural
 from scenarios.units import format_bytes, format_duration_ns
 from sim.elastic_run import AblationRow, ElasticPrediction, contributions, summary
@@ -28,7 +28,7 @@ def show_elastic(found: ElasticPrediction, rows: Sequence[AblationRow], *, as_js
         out.print(transitions_table(found))
     out.print(total(found))
     if rows:
-        out.print(ablation_table(rows))
+        out.print(ablation_table(with_own(found, rows)))
         factors = contributions({row.name: row.speedup for row in rows})
         out.print(
             "of it: " + ", ".join(f"{name} {factor:.2f}x" for name, factor in factors.items())

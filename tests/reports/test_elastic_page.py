@@ -158,8 +158,11 @@ def test_another_set_of_mechanisms_is_drawn_beside_the_ablation(
     assert scenario.elastic is not None
     other = replace(scenario, elastic=replace(scenario.elastic, alpha=0.25, freeze="adaptive"))
     found = predict_run(other)
-    lines = charts_elastic.throughput(found, ablated)["data"]
-    assert len(lines) == len(ablated) + 1 and lines[-1]["name"] == "simulated"
+    page = render_elastic(found, ablated, loaded=elastic_loaded)
+    lines = figure(page, "throughput")["data"]
+    assert len(lines) == len(ablated) + 1 and lines[-1]["name"] == "this run"
+    bars = figure(page, "speedups")["data"]
+    assert bars[-1]["x"] == [ablated[0].prediction.total_ns / found.total_ns]
     assert any("gradients" in note for note in elastic_words.notes(found))
 
 
