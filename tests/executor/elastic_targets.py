@@ -14,6 +14,7 @@ from torch import Tensor
 
 from executor.elastic.datasets import load_dataset
 from executor.elastic.feeding import EpochData
+from executor.elastic.norms import layer_norms
 from executor.elastic.order import ElasticOrder
 from executor.elastic.trainer import Trainer
 from executor.joining import STOP_KEY, RankContext
@@ -56,8 +57,10 @@ def traced(
 
     trainer = kind(order, context, name, on_samples=note)
     measurement = trainer.run()
+    assert trainer.stages is not None and trainer.model is not None
     return {
         "measurement": measurement,
+        "norms": layer_norms(trainer.stages.job, trainer.model.layers, context.device),
         "weights": weights_of(trainer),
         "seen": seen,
         "jobs": len(trainer.jobs) if hasattr(trainer, "jobs") else 0,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +98,17 @@ def largest_difference(run: list[Any], expected: dict[str, Tensor]) -> float:
     return max(float((copy - expected[name]).abs().max()) for name in found for copy in found[name])
 
 
-def single_process(
-    scenario: Scenario, layout: Layout, frozen_by_epoch: tuple[int, ...]
-) -> tuple[np.ndarray, dict[str, Tensor]]:
-    """A plain training loop over the whole model: losses by epoch and iteration, weights."""
+@dataclass
+class Plain:
+    """losses: by epoch and iteration. norms: of the active layers' last gradients."""
+
+    losses: np.ndarray
+    weights: dict[str, Tensor]
+    norms: list[float]
+
+
+def single_process(scenario: Scenario, layout: Layout, frozen_by_epoch: tuple[int, ...]) -> Plain:
+    """A plain training loop over the whole model."""
     torch.set_num_threads(1)
     assert scenario.elastic is not None and scenario.model is not None
     whole = StagePart(
@@ -131,18 +138,30 @@ def single_process(
                 found.append(loss.detach())
             optimizer.step()
             losses[-1].append(float(torch.stack(found).sum() / len(found)))
-    return np.array(losses), {name: p.detach().clone() for name, p in parameters.items()}
+    norms = [
+        float(torch.stack([p.grad.square().sum() for p in block.parameters()]).sum().sqrt())
+        for block in module.blocks.values()
+        if all(p.grad is not None for p in block.parameters())
+    ]
+    trained = {name: p.detach().clone() for name, p in parameters.items()}
+    return Plain(losses=np.array(losses), weights=trained, norms=norms)
 
 
 @pytest.fixture(scope="module")
-def plain_frozen() -> tuple[np.ndarray, dict[str, Tensor]]:
+def plain() -> Plain:
+    return single_process(cases.scenario(), cases.SHRINKING[0], (0,) * EPOCHS)
+
+
+@pytest.fixture(scope="module")
+def plain_frozen() -> Plain:
     return single_process(cases.scenario(), cases.SHRINKING[0], (0, 2, 3, 4, 4))
 
 
-def test_without_freezing_it_is_a_plain_loop_to_the_bit(runs: dict[str, list[Any]]) -> None:
-    expected, trained = single_process(cases.scenario(), cases.SHRINKING[0], (0,) * EPOCHS)
-    assert np.array_equal(losses(runs["off"]), expected)
-    assert largest_difference(runs["off"], trained) == 0
+def test_without_freezing_it_is_a_plain_loop_to_the_bit(
+    runs: dict[str, list[Any]], plain: Plain
+) -> None:
+    assert np.array_equal(losses(runs["off"]), plain.losses)
+    assert largest_difference(runs["off"], plain.weights) == 0
     assert measurement(runs["off"]).frozen_by_epoch == (0,) * EPOCHS
     assert not measurement(runs["off"]).transitions
 
@@ -166,13 +185,12 @@ def test_with_replicas_it_is_the_ordinary_job_to_the_bit(runs: dict[str, list[An
 
 @pytest.mark.parametrize("name", ["staying", "shrinking", "cached", "forgetful", "idle"])
 def test_however_the_pipeline_changes_the_training_is_the_same(
-    name: str, runs: dict[str, list[Any]], plain_frozen: tuple[np.ndarray, dict[str, Tensor]]
+    name: str, runs: dict[str, list[Any]], plain_frozen: Plain
 ) -> None:
     """Weights and the optimizer's state travel: else Adam's next steps would differ."""
-    expected, trained = plain_frozen
     assert measurement(runs[name]).frozen_by_epoch == (0, 2, 3, 4, 4)
-    np.testing.assert_allclose(losses(runs[name]), expected, rtol=1e-10)
-    assert largest_difference(runs[name], trained) < 1e-10
+    np.testing.assert_allclose(losses(runs[name]), plain_frozen.losses, rtol=1e-10)
+    assert largest_difference(runs[name], plain_frozen.weights) < 1e-10
 
 
 @pytest.mark.parametrize("name", ["shrinking", "cached", "idle", "adaptive"])
@@ -233,6 +251,17 @@ def test_ranks_without_a_place_stand_idle(runs: dict[str, list[Any]]) -> None:
     assert [last.rank_of(0, d) for d in range(last.data)] == [0, 2]
     assert not runs["idle"][1]["weights"] and not runs["idle"][3]["weights"]
     assert runs["idle"][0]["seen"][4] and not runs["idle"][3]["seen"].get(4)
+
+
+def test_every_rank_knows_every_layer_s_gradient_norm(
+    runs: dict[str, list[Any]], plain: Plain
+) -> None:
+    assert len(plain.norms) == cases.LAYERS and len(set(plain.norms)) == cases.LAYERS
+    for rank in runs["off"]:
+        np.testing.assert_allclose(rank["norms"], plain.norms, rtol=1e-12)
+    two = [rank["norms"] for rank in runs["off 2x2"]]
+    assert len(set(two)) == 1 and min(two[0]) > 0
+    assert {rank["norms"] for rank in runs["shrinking"]} == {(0.0,) * cases.LAYERS}
 
 
 def test_adaptive_freezing_follows_the_gradients(runs: dict[str, list[Any]]) -> None:
