@@ -20,6 +20,12 @@ from sim.elastic_measurement import ElasticMeasurement, read_elastic, write_elas
 from sim.elastic_run import AblationRow, ElasticPrediction, ablation, predict_run
 from sim.variants import DRAWS
 
+_GIVEN = "predicted with the profile given, in the layouts that the run had"
+_GENERIC = (
+    "predicted with the device model, not calibrated on this machine, in the layouts that the run "
+    "had; `pipetwin run` calibrates before each run and predicts from that"
+)
+
 
 def simulate(
     loaded: Loaded,
@@ -112,7 +118,8 @@ def _compared(
             cases.append(compare_elastic(_short(scenario, cases), prediction, run))
         except ValueError as error:
             raise InputError(f"{path}: {error}") from error
-    return ElasticComparison(cases=tuple(cases), profile=used)
+    note = _GIVEN if used is not None else _GENERIC
+    return ElasticComparison(cases=tuple(cases), profile=used, note=note)
 
 
 def keep(

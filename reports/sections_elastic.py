@@ -21,9 +21,9 @@ def measured_section(found: ElasticComparison) -> Section:
         name="measured",
         topic="Measured",
         claim=_claim(found),
-        reading="Lines and points of one colour are of one run. Errors are predicted over "
-        "measured, less 1, of training alone: epochs and the transitions between them, without "
-        "checkpoints and evaluation.",
+        reading="Predicted is bold, measured are points; every other run has one colour for both. "
+        "Errors are predicted over measured, less 1, of training alone: epochs and the "
+        "transitions between them, without checkpoints and evaluation.",
         figures=(
             Figure(
                 name="measured-throughput",
@@ -62,12 +62,12 @@ def _claim(found: ElasticComparison) -> str:
         gain = found.speedups[0]
         start = f"{own.name} is {gain.measured:.2f} times as fast as {gain.other} (measured)"
         if gain.predicted is not None:
-            return f"{start}; predicted were {gain.predicted:.2f} times"
+            return f"{start}; predicted: {gain.predicted:.2f} times"
         return start
     start = f"{own.name} trained for {long_duration(own.measured_s)} (measured)"
     if own.predicted_s is None:
         return start
-    return f"{start}; predicted were {long_duration(own.predicted_s)}"
+    return f"{start}; predicted: {long_duration(own.predicted_s)}"
 
 
 def _notes(found: ElasticComparison) -> list[str]:
