@@ -153,16 +153,11 @@ def calibrate(
     profile = calibrate_from_runs(measured)
     gap_ns = statistics.median(gap for card in cards for gap in card.gaps_ns)
     fitted = {"iteration_overhead": Fitted(value=gap_ns, interval=None)}
-    changes = _ChangesOrder(run=scenario, phases=tuple(phases))
-    whole = scenario.plan.num_devices
-    progress(f"calibrating {scenario.name}: {len(phases)} phases built on {whole} ranks ...")
-    built = run_ranks(
-        whole, f"{__name__}:changes_main", changes, wait_s=2 * deadline_s, progress=progress
-    )
-    assert built is not None, "these ranks were started here"
-    card: _ChangesCard = built.results[0]
-    fitted |= _fit_sums(card.sums, scenario)
-    rebuild_s = statistics.fmean(card.rebuild_s) if card.rebuild_s else 0.0
+    rebuild_s = 0.0
+    if len(phases) > 1 or phases[0].layout.data > 1:
+        card = _changes(scenario, phases, progress)
+        fitted |= _fit_sums(card.sums, scenario)
+        rebuild_s = statistics.fmean(card.rebuild_s) if card.rebuild_s else 0.0
     read_s, write_s = (statistics.median(c.cache_s[n] for c in cards) for n in range(2))
     size = cards[0].sample_bytes
     cache = elastic_of(scenario).cache
@@ -173,6 +168,24 @@ def calibrate(
             cache, read=ranks * size / read_s, write=ranks * size / write_s, one_rank=size / read_s
         ),
     )
+
+
+def _changes(
+    scenario: Scenario, phases: Sequence[Phase], progress: Callable[[str], None]
+) -> _ChangesCard:
+    """Build a run's phases one after another, on as many ranks as it has."""
+    whole = scenario.plan.num_devices
+    progress(f"calibrating {scenario.name}: {len(phases)} phases built on {whole} ranks ...")
+    found = run_ranks(
+        whole,
+        f"{__name__}:changes_main",
+        _ChangesOrder(run=scenario, phases=tuple(phases)),
+        wait_s=2 * scenario.execution.deadline / 1e9,
+        progress=progress,
+    )
+    assert found is not None, "these ranks were started here"
+    card: _ChangesCard = found.results[0]
+    return card
 
 
 def calibration_scenarios(scenario: Scenario, sizes: Sequence[int]) -> tuple[Scenario, ...]:
