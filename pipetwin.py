@@ -316,7 +316,8 @@ def run(
     output
         Keep the measured timelines in this file, for `validate`, `calibrate` and `report`.
     check
-        Also hold loss, gradients and weights against a single process; exit 1 if they differ.
+        Also hold loss, gradients and weights against a single process (an elastic run: its first
+        epochs without freezing); exit 1 if they differ.
     """
     from executor.commands import run_scenario
     from reports import console, files, measured_files, scenario_files, terminal, terminal_variants
@@ -326,18 +327,18 @@ def run(
     loaded = scenario_files.load_ready(scenario, set or (), used, console.progress())
     elastic = {"--checkpoints": checkpoints, "--resume": resume}
     if loaded.scenario.elastic is not None:
+        from executor.elastic.checking import check_plain
         from executor.elastic.commands import run_elastic
         from reports import elastic_files
 
-        elastic_files.refuse_iteration({"--trace": trace, "--check": check})
+        elastic_files.refuse_iteration({"--trace": trace})
+        told = console.progress()
         runs = run_elastic(
-            loaded,
-            profile=used,
-            checkpoints=checkpoints,
-            resume=resume,
-            progress=console.progress(),
+            loaded, profile=used, checkpoints=checkpoints, resume=resume, progress=told
         )
-        return elastic_files.finish(runs, loaded, (output, report), as_json=json, force=force)
+        plain = check_plain(loaded.scenario, progress=told) if check and runs else None
+        outputs = (output, report)
+        return elastic_files.finish(runs, loaded, outputs, plain, as_json=json, force=force)
     files.refuse_unused({"a scenario without `elastic`": True}, elastic, {}, default=())
     if loaded.variants:
         from executor.variants import run_variants

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from reports.console import progress, wrote
 from reports.files import InputError, command_line
+from reports.terminal_elastic_measured import Check
+from reports.terminal_elastic_measured import finish as show_runs
 from scenarios.loader import Loaded, load
 from scenarios.schema import Scenario
 from scenarios.writing import write_whole
@@ -145,20 +147,19 @@ def finish(
     runs: ElasticComparison | None,
     loaded: Loaded,
     outputs: tuple[Path | None, Path | None],
+    check: Check | None,
     *,
     as_json: bool,
     force: bool,
 ) -> int:
     """Keep and show executed runs; the exit code, 0 on ranks that have nothing to tell.
 
-    outputs: the measurement, and the report.
+    outputs: the measurement, and the report. check: against plain training, where asked for.
     """
-    from reports import terminal_elastic_measured
-
     if runs is None:
         return 0
     keep(runs, loaded, *outputs, force=force)
-    return terminal_elastic_measured.finish(runs, outputs, as_json=as_json)
+    return show_runs(runs, outputs, as_json=as_json, check=check)
 
 
 def refuse_iteration(options: Mapping[str, object]) -> None:

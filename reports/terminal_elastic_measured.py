@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from rich.table import Table
 from rich.text import Text
@@ -18,19 +19,37 @@ from scenarios.units import format_bytes, format_duration_ns
 from sim.elastic_comparison import ElasticCase, ElasticComparison, summary
 
 
-def finish(found: ElasticComparison, written: Sequence[Path | None], *, as_json: bool) -> int:
-    """Show the runs and what was written; the exit code: 130 where they were interrupted."""
+class Check(Protocol):
+    """A check of an executed run, which says in words how it came out."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it holds."""
+
+
+def finish(
+    found: ElasticComparison,
+    written: Sequence[Path | None],
+    *,
+    as_json: bool,
+    check: Check | None = None,
+) -> int:
+    """Show the runs, the check and what was written; the exit code: 130 where they were
+    interrupted, 1 where the check failed."""
     progress_done()
     if as_json:
-        show_json(summary(found))
+        checked = {"passed": check.passed, "text": str(check)} if check is not None else None
+        show_json({**summary(found), "check": checked})
     else:
         show_runs(found)
+    if check is not None and not as_json:
+        console().print(Text(str(check), style="green" if check.passed else "bold red"))
     wrote(written, as_json=as_json)
     if found.interrupted:
         done = sum(len(case.measurement.epochs) for case in found.cases)
         sys.stderr.write(f"interrupted: {done} epochs were finished and kept\n")
         return 130
-    return 0
+    return int(check is not None and not check.passed)
 
 
 def show_runs(found: ElasticComparison) -> None:

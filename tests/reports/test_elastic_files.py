@@ -96,6 +96,16 @@ def test_run_keeps_and_shows_what_was_executed(
     assert asked[0]["checkpoints"] == tmp_path / "kept" and asked[0]["resume"] is True
     assert [m.scenario.name for m in read_elastic(output)] == ["local-4rank"] * 2
     assert 'id="figure-measured-throughput"' in report.read_text()
+    checking = pytest.importorskip("executor.elastic.checking")
+    for difference, expected in ((0.0, 0), (1e-3, 1)):
+        checked = checking.PlainCheck(
+            loss=difference, weights=0.0, num_tensors=3, epochs=2, exact=True
+        )
+        monkeypatch.setattr(checking, "check_plain", lambda *_, found=checked, **__: found)
+        asked.clear()
+        code, out, _ = call(capsys, "run", *SCENARIO, "--check")
+        assert code == expected and "3 tensors" in " ".join(out.split())
+        assert ("DIFFERS" in out) == bool(expected)
     code, out, err = call(capsys, "run", *SCENARIO, "--json")
     assert code == 130 and json.loads(out)["interrupted"] is True and "were finished" in err
 
