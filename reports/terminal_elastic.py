@@ -40,8 +40,8 @@ def show_elastic(found: ElasticPrediction, rows: Sequence[AblationRow], *, as_js
 
 
 def plain(text: str) -> str:
-    """Without the spaces that keep numbers and units together on a page."""
-    return text.replace(NBSP, " ")
+    """As the terminal has it: without a page's unbroken spaces, microseconds as `us`."""
+    return text.replace(NBSP, " ").replace("µs", "us")
 
 
 def phases_table(found: ElasticPrediction) -> Table:
