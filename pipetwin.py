@@ -510,6 +510,7 @@ def validate(
     if calibrate_on:
         from executor.loop import closed_loop
 
+        judging.refuse_elastic((*scenario, *calibrate_on), overrides)
         result = closed_loop(scenario, calibrate_on, overrides, rounds=rounds, progress=told)
         if report is not None:
             measured_files.write_loop_report(report, result, scenario, overrides, force=force)
@@ -583,6 +584,8 @@ def run_command_line(tokens: list[str]) -> int:
 
         if getattr(error, "is_run_failure", False):
             sys.stderr.write(f"{error}\n")
+            if any(token.startswith("--checkpoints") for token in tokens):
+                sys.stderr.write("the same with --resume goes on from the last checkpoint\n")
             return 3
         if not is_bad_input(error):
             raise

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reports import console, files, measured_files, terminal_scores, terminal_variants
+from scenarios.loader import load
 from sim.elastic_measurement import is_elastic_file
 
 MODES = {
@@ -14,6 +15,16 @@ MODES = {
     "--published": ("--profile",),
 }
 """The options that each way of judging uses."""
+
+
+def refuse_elastic(scenarios: Sequence[str], overrides: Sequence[str]) -> None:
+    """Raise InputError where a scenario to be judged iteration by iteration is a run of epochs."""
+    for name in scenarios:
+        if load(name, overrides).scenario.elastic is not None:
+            raise files.InputError(
+                f"{name} is a run of epochs, which `pipetwin run {name}` predicts and judges; one "
+                "iteration of it is judged with `--set elastic=null`"
+            )
 
 
 def published(

@@ -110,6 +110,31 @@ def test_run_keeps_and_shows_what_was_executed(
     assert code == 130 and json.loads(out)["interrupted"] is True and "were finished" in err
 
 
+def test_a_failed_run_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commands = pytest.importorskip("executor.elastic.commands", reason="torch is not installed")
+
+    class RankFailure(RuntimeError):
+        is_run_failure = True
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise RankFailure("rank 1 was killed by signal 9 (SIGKILL)")
+
+    monkeypatch.setattr(commands, "run_elastic", failing)
+    code, _, err = call(capsys, "run", *SCENARIO, "--checkpoints", str(tmp_path / "kept"))
+    assert code == 3 and "rank 1 was killed" in err and "with --resume goes on" in err
+    code, _, err = call(capsys, "run", *SCENARIO)
+    assert code == 3 and "--resume" not in err
+
+
+def test_single_iterations_are_not_judged_of_a_run_of_epochs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, _, err = call(capsys, "validate", "local-elastic-vit", "--calibrate-on", "local-2rank")
+    assert code == 2 and "is a run of epochs" in err and "--set elastic=null" in err
+
+
 def test_validate_predicts_in_the_layouts_that_the_run_had(
     capsys: pytest.CaptureFixture[str], measured: Path, tmp_path: Path
 ) -> None:
