@@ -120,7 +120,9 @@ def launch(
         except KeyboardInterrupt:
             if not finish_on_interrupt:
                 raise
-            sys.stderr.write("\nstopping after this iteration; interrupt again to stop at once\n")
+            sys.stderr.write(
+                "\nstopping after this iteration or epoch; interrupt again to stop at once\n"
+            )
             store.set(STOP_KEY, "")
             failure = _wait(children, ended, running, store, deadline_s, limit, progress)
     finally:
