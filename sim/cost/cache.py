@@ -3,7 +3,8 @@
 
 Each sample's activations after the last frozen layer are kept once, on the nodes whose ranks hold
 the first stage, in memory as far as the cache may take it and on disk beyond. The ranks of a node
-that read or write do so at once, and share the node's rate.
+that read or write do so at once, and share the node's rate; those on one processor take turns
+(sim.cost.processors), so that only one of them does at a time.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from scenarios.schema import PRECISION_BYTES, Cluster, ElasticCache, Plan, Scenario
 from sim.cost.links import devices_by_rank
+from sim.cost.processors import processor_of
 
 
 class CacheRates(NamedTuple):
@@ -36,6 +38,13 @@ def first_ranks_by_node(plan: Plan, cluster: Cluster) -> Counter[int]:
     return Counter(device // cluster.devices_per_node for device in devices_by_rank(plan)[0])
 
 
+def ranks_at_once(plan: Plan, cluster: Cluster) -> int:
+    """How many ranks of the first stage use the cache at once on the node with most that do."""
+    processors = {processor_of(device, cluster) for device in devices_by_rank(plan)[0]}
+    on_node = cluster.processors_per_node or cluster.devices_per_node
+    return max(Counter(processor // on_node for processor in processors).values())
+
+
 def node_bytes(scenario: Scenario, cluster: Cluster) -> int:
     """Bytes of the cache on each of its nodes, which share the training set's samples evenly; 0
     where the scenario does not say how many samples it has."""
@@ -53,14 +62,14 @@ def disk_share(scenario: Scenario, cluster: Cluster) -> float:
 
 
 def cache_rates(scenario: Scenario, cluster: Cluster) -> CacheRates:
-    """What the cache takes a rank of the first stage, on the node with most of them: its share of
-    the node's rate, or what one rank reaches at most; what is on disk goes at the disk's rates, in
-    proportion.
+    """What the cache takes a rank of the first stage, on the node where most use it at once: its
+    share of the node's rate, or what one rank reaches at most; what is on disk goes at the disk's
+    rates, in proportion.
 
     Not modelled: reading ahead beside the passes; a replica's tensor ranks reading shares.
     """
     cache, disk = _settings(scenario), disk_share(scenario, cluster)
-    ranks = max(first_ranks_by_node(scenario.plan, cluster).values())
+    ranks = ranks_at_once(scenario.plan, cluster)
     size = sample_bytes(scenario) * 1e9
 
     def sample_ns(memory_rate: float, disk_rate: float) -> float:
