@@ -22,6 +22,8 @@ READS = (
     "plan.chunks",
     "plan.tensor",
     "plan.data",
+    "plan.placement",
+    "plan.devices",
     "plan.layers_per_stage",
     "plan.micro_batch",
     "plan.microbatches",
@@ -169,6 +171,7 @@ def _elastic(scenario: Scenario) -> Iterator[tuple[str, str]]:
             f"is {plan.tensor}, but an elastic run moves whole layers between ranks; `tensor: 1` "
             "would work",
         )
+    yield from _placement(plan)
     freezes = elastic.freeze != "off"
     if freezes and elastic.autopipe and plan.pipeline & (plan.pipeline - 1):
         works = 1 << (plan.pipeline.bit_length() - 1)
@@ -196,4 +199,21 @@ def _elastic(scenario: Scenario) -> Iterator[tuple[str, str]]:
             "elastic.samples",
             f"is {elastic.samples}, less than the {plan.num_sequences} sequences of one iteration: "
             f"an epoch must have one at least; `samples: {plan.num_sequences}` would work",
+        )
+
+
+def _placement(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Where an elastic run's ranks may be: its phases have pipelines of several lengths."""
+    works = "`placement: pipeline-data-tensor`"
+    if plan.devices is not None:
+        yield (
+            "plan.devices",
+            "gives each rank of the first pipelines a device, but an elastic run changes their "
+            f"length; `devices: null` with {works} would work",
+        )
+    elif plan.placement.index("data") < plan.placement.index("pipeline") and plan.pipeline > 1:
+        yield (
+            "plan.placement",
+            f"is {plan.placement}, but the pipelines of an elastic run lie one after another, so "
+            f"that a shorter one leaves its last devices to others; {works} would work",
         )

@@ -13,6 +13,7 @@ from scenarios.schema import Model, Plan, Scenario
 from sim.schedule.build import build_schedule, frozen_stages
 from sim.workload.partition import partition
 
+PLACED = "plan.placement=pipeline-data-tensor"
 ELASTIC = "elastic={epochs: 4, samples: 256}"
 
 
@@ -48,6 +49,12 @@ def refused(settings: tuple[str, ...], words: str, name: str = "local-4rank") ->
         ((ELASTIC, "plan.tensor=2", "plan.pipeline=2"), "`tensor: 1` would work"),
         (("elastic={epochs: 4, samples: 15}",), "`samples: 16` would work"),
         (("elastic={epochs: 4, samples: 256, microbatches: {8: 2}}",), "of 8 ranks, .*`{4: 8}`"),
+        (
+            (ELASTIC,),
+            "plan.placement: is tensor-data-pipeline, .*`placement: pipeline-data-tensor`",
+        ),
+        ((ELASTIC, "plan.placement=data-pipeline-tensor"), "plan.placement=.*: is data-pipeline-"),
+        ((ELASTIC, "plan.devices=[3, 2, 1, 0]"), "plan.devices=.*: gives .*`devices: null`"),
     ],
 )
 def test_what_cannot_be_frozen_is_refused(settings: tuple[str, ...], words: str) -> None:
@@ -67,10 +74,10 @@ def test_what_is_on_the_first_stage_alone_comes_with_a_cut_that_works(
 
 
 def test_autopipe_halves_a_power_of_two() -> None:
-    three = ("plan.pipeline=3", "cluster.devices_per_node=3", "model.layers=9", ELASTIC)
+    three = ("plan.pipeline=3", "cluster.devices_per_node=3", "model.layers=9", ELASTIC, PLACED)
     refused(three, "a power of two; `pipeline: 2`")
     off = "elastic={epochs: 4, samples: 256, autopipe: false}"
-    assert load("local-4rank", [*three[:3], off]).scenario.elastic is not None
+    assert load("local-4rank", [*three[:3], PLACED, off]).scenario.elastic is not None
 
 
 def test_given_times_say_nothing_of_frozen_layers(tmp_path: Path) -> None:
@@ -88,7 +95,9 @@ def test_given_times_say_nothing_of_frozen_layers(tmp_path: Path) -> None:
 
 def test_sound_ones_are_taken() -> None:
     load("local-4rank", ["plan.frozen_layers=8", "plan.schedule=gpipe"])
-    load("local-4rank", [ELASTIC])
+    load("local-4rank", [ELASTIC, PLACED])
+    load("local-4rank", [ELASTIC, "plan.placement=tensor-pipeline-data"])
+    load("local-4rank", [ELASTIC, "plan.pipeline=1", "plan.data=4", "plan.micro_batch=1"])
     bert = ["model.family=bert", "model.classes=2", "model.tied_embeddings=true"]
     model = load("local-4rank", [*bert, "plan.frozen_layers=3"]).scenario.model
     assert model is not None
