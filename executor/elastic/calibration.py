@@ -3,9 +3,8 @@
 First as many ranks as there are processors, so that each has one to itself, train pipelines of two
 stages and whole replicas of few and of more layers, fed as the run is, in every size of microbatch
 that it will have. What the parts of the model take follows from these (sim.calibration), and from
-the gaps between iterations what every iteration takes beside its steps. Then as many ranks as the
-run has, sharing processors as it does, change from each of its layouts to the next, and sum
-gradients among as many replicas.
+the gaps between iterations what every iteration takes beside its steps. Then the run's changes are
+made without training (executor.elastic.changes).
 
 Nothing is taken from the run that is predicted.
 """
@@ -21,19 +20,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from scipy.optimize import nnls
 
 from executor.assembly import assemble
 from executor.elastic.cache import Cache
+from executor.elastic.changes import changes, fit_sums
 from executor.elastic.datasets import Dataset, load_dataset
 from executor.elastic.feeding import EpochData
-from executor.elastic.stages import build
 from executor.interpreter import IterationRecord
 from executor.joining import RankContext
 from executor.launching import run_ranks
 from executor.mesh import GroupMaker, Mesh
 from executor.model import DTYPES
+from executor.pinning import DISTURBED
 from executor.session import Assignment, Job, RankResult, Visit
 from executor.transport import make_transport
 from scenarios.schema import ElasticCache, Scenario, Transition
@@ -48,9 +46,6 @@ ITERATIONS = 8
 _WARMUP = 3
 _FEW, _MORE = 1, 3
 """Layers of a stage in the runs that tell a layer's time from what a pass takes at all."""
-_BYTES = (1 << 12, 1 << 16, 1 << 18, 1 << 20, 1 << 22)
-"""Sizes of the gradients that are summed."""
-_SUMS = 9
 _CACHE_REPEATS = 20
 
 
@@ -103,22 +98,6 @@ class _PassesCard:
     sample_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ChangesOrder:
-    """Phases to build one after another, as the run will."""
-
-    run: Scenario
-    phases: tuple[Phase, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ChangesCard:
-    """rebuild_s: of each phase after the first. sums: (ranks, bytes, seconds) of all-reduces."""
-
-    rebuild_s: tuple[float, ...]
-    sums: tuple[tuple[int, int, float], ...]
-
-
 def calibrate(
     scenario: Scenario,
     sizes: Sequence[int],
@@ -155,9 +134,10 @@ def calibrate(
     fitted = {"iteration_overhead": Fitted(value=gap_ns, interval=None)}
     rebuild_s = 0.0
     if len(phases) > 1 or phases[0].layout.data > 1:
-        card = _changes(scenario, phases, progress)
-        fitted |= _fit_sums(card.sums, scenario)
-        rebuild_s = statistics.fmean(card.rebuild_s) if card.rebuild_s else 0.0
+        found_changes = changes(scenario, phases, progress)
+        fitted |= fit_sums(found_changes.sums, scenario)
+        times = found_changes.rebuild_s
+        rebuild_s = statistics.fmean(times) if times else 0.0
     read_s, write_s = (statistics.median(c.cache_s[n] for c in cards) for n in range(2))
     size = cards[0].sample_bytes
     cache = elastic_of(scenario).cache
@@ -168,24 +148,6 @@ def calibrate(
             cache, read=ranks * size / read_s, write=ranks * size / write_s, one_rank=size / read_s
         ),
     )
-
-
-def _changes(
-    scenario: Scenario, phases: Sequence[Phase], progress: Callable[[str], None]
-) -> _ChangesCard:
-    """Build a run's phases one after another, on as many ranks as it has."""
-    whole = scenario.plan.num_devices
-    progress(f"calibrating {scenario.name}: {len(phases)} phases built on {whole} ranks ...")
-    found = run_ranks(
-        whole,
-        f"{__name__}:changes_main",
-        _ChangesOrder(run=scenario, phases=tuple(phases)),
-        wait_s=2 * scenario.execution.deadline / 1e9,
-        progress=progress,
-    )
-    assert found is not None, "these ranks were started here"
-    card: _ChangesCard = found.results[0]
-    return card
 
 
 def calibration_scenarios(scenario: Scenario, sizes: Sequence[int]) -> tuple[Scenario, ...]:
@@ -242,8 +204,7 @@ def passes_main(context: RankContext, order: _PassesOrder) -> _PassesCard:
             data.begin_epoch(turn)
             records = _visit(job, order.iterations, num)
             visits.append(records)
-            bounds = [_bounds(record) for record in records]
-            gaps += [b[0] - a[1] for a, b in itertools.pairwise(bounds)]
+            gaps += _gaps(records)
     cache_s, sample_bytes = _cache_rates(context, order, dataset)
     for job, _, _ in jobs:
         job.interpreter.transport.close()
@@ -257,41 +218,6 @@ def passes_main(context: RankContext, order: _PassesOrder) -> _PassesCard:
         gaps_ns=tuple(gaps),
         cache_s=cache_s,
         sample_bytes=sample_bytes,
-    )
-
-
-def changes_main(context: RankContext, order: _ChangesOrder) -> _ChangesCard:
-    """A rank's part of the changes: every phase's stages built, and sums over their replicas."""
-    dataset = load_dataset(order.run)
-    groups = GroupMaker(deadline_s=order.run.execution.deadline / 1e9)
-    rebuild: list[float] = []
-    sums: dict[tuple[int, int], list[float]] = {}
-    layout: Layout | None = None
-    for phase in order.phases:
-        data = EpochData(
-            dataset,
-            phase,
-            seed=order.run.execution.seed,
-            device=context.device,
-            reads_inputs=context.rank
-            in {phase.layout.rank_of(0, d) for d in range(phase.layout.data)},
-        )
-        _meet(context)
-        began = time.monotonic()
-        stages = build(order.run, replace(phase, cached_layers=0), context, groups, data)
-        _meet(context)
-        if layout is not None and layout != phase.layout:
-            rebuild.append(time.monotonic() - began)
-        if stages.data_group is not None:
-            key = phase.layout.data
-            for size in _BYTES:
-                if (key, size) not in sums or len(sums[key, size]) < _SUMS:
-                    sums[key, size] = _time_sums(context, stages.data_group, size)
-        stages.transport.close()
-        layout = phase.layout
-    return _ChangesCard(
-        rebuild_s=tuple(rebuild),
-        sums=tuple((n, size, statistics.median(found)) for (n, size), found in sums.items()),
     )
 
 
@@ -358,6 +284,16 @@ def _visit(job: Job, iterations: int, num: int) -> tuple[IterationRecord, ...]:
     return tuple(found[_WARMUP:])
 
 
+def _gaps(records: Sequence[IterationRecord]) -> list[int]:
+    """Nanoseconds between one iteration's last step and the next one's first, where others did not
+    disturb the two; all of them where there is none such."""
+    found = [
+        (_bounds(b)[0] - _bounds(a)[1], max(a.foreign or 0.0, b.foreign or 0.0) <= DISTURBED)
+        for a, b in itertools.pairwise(records)
+    ]
+    return [gap for gap, calm in found if calm] or [gap for gap, _ in found]
+
+
 def _bounds(record: IterationRecord) -> tuple[int, int]:
     """When a rank's iteration began and ended, nanoseconds."""
     own = [r for r in record.records if r.lane in ("compute", "collective")]
@@ -409,41 +345,3 @@ def _shared_name(context: RankContext) -> str:
     if context.rank == 0:
         context.store.set(key, f"calibration-{time.time_ns()}")
     return context.store.get(key).decode()
-
-
-def _time_sums(context: RankContext, group: dist.ProcessGroup, payload_bytes: int) -> list[float]:
-    """Seconds of all-reduces of a buffer, on the slowest rank; every group sums at once."""
-    buffer = torch.zeros(payload_bytes // 4, dtype=torch.float32, device=context.device)
-    times = []
-    for _ in range(_SUMS + 2):
-        _meet(context)
-        began = time.perf_counter()
-        dist.all_reduce(buffer, group=group)
-        took = torch.tensor([time.perf_counter() - began], dtype=torch.float64)
-        dist.all_reduce(took, op=dist.ReduceOp.MAX)
-        times.append(float(took.item()))
-    return times[2:]
-
-
-def _fit_sums(sums: Sequence[tuple[int, int, float]], scenario: Scenario) -> dict[str, Fitted]:
-    """The fixed time, step latency and bandwidth of sums, in the form of `all_reduce_ns`: a ring of
-    2 (n - 1) steps and 2 (n - 1) / n of the bytes; weighted by 1 / t."""
-    cluster = scenario.cluster
-    if not sums or cluster is None:
-        return {}
-    times = np.array([seconds * 1e9 for _, _, seconds in sums])
-    columns = [[1.0, 2 * (n - 1) / n * size] for n, size, _ in sums]
-    solution, _ = nnls(np.array(columns) / times[:, None], np.ones(len(times)))
-    fixed_ns, ns_per_byte = (float(value) for value in solution)
-    launch = cluster.device.efficiency.launch
-    bandwidth = 1e9 / max(ns_per_byte, 1e-3) / cluster.intra_node.efficiency
-    return {
-        "collective_launch": Fitted(value=max(0.0, fixed_ns - launch), interval=None),
-        "intra_node.latency": Fitted(value=0.0, interval=None),
-        "intra_node.bandwidth": Fitted(value=bandwidth, interval=None),
-    }
-
-
-def _meet(context: RankContext) -> None:
-    if context.num_ranks > 1:
-        dist.all_reduce(torch.zeros(1, device=context.device))
