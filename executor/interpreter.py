@@ -152,6 +152,10 @@ class Interpreter:
         self.transport.flush(self.deadline_s)
         return self._record(held_up.share() if held_up is not None else None)
 
+    def close(self) -> None:
+        """Run no more; its steps are its own methods, by which it would keep itself."""
+        self.code = []
+
     def describe(self) -> str:
         """Where this rank is: its program counter and pending messages, for its last words."""
         who = f"rank {self.line[self.place.pipeline]} ({self.place})"

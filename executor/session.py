@@ -171,6 +171,13 @@ class Job:
         )
         self.iteration = 0
 
+    def close(self) -> None:
+        """Run no more: weights, gradients and the optimizer's state go with the last that refers to
+        the job, and need no garbage collection."""
+        self.interpreter.close()
+        for runner in self.runners.values():
+            runner.close()
+
 
 def _holders_of_tied(scenario: Scenario, placement: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
     """The pipeline ranks whose stages hold a copy each of the token weights; none where untied."""

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from executor.buckets import GradientBuckets, OnReady
 from executor.deferred import Deferred, weight_gradients
@@ -102,6 +103,7 @@ class StageRunner:
         self._unused: dict[int, list[SlicedMicrobatch]] = {}
         self._num_passes, self._num_completed = sum(map(len, self._pieces)), 0
         self._buckets: GradientBuckets | None = None
+        self._hooks: list[RemovableHandle] = []
         self._num_tokens = [[p.micro_batch * p.tokens for p in cut] for cut in self._pieces]
         self._loss_tokens: list[int] = []
         self._loss_gradients: dict[int, Tensor] = {}
@@ -239,12 +241,20 @@ class StageRunner:
             raise RuntimeError("the runner has been told already whom to call for its gradients")
         starts = [(p, int(g.storage_offset())) for p, g in self._by_parameter.items()]
         buckets = GradientBuckets(self.gradient_buffer, starts, on_ready, bucket_bytes)
-        for parameter in self._by_parameter:
+        self._hooks = [
             parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                 buckets.ready
             )
+            for parameter in self._by_parameter
+        ]
         self._buckets = buckets
         return buckets.views
+
+    def close(self) -> None:
+        """Tell nobody of gradients any more: by torch's hooks parameters would keep themselves."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._buckets, self.on_boundary = [], None, None
 
     def zero_grad(self) -> None:
         """Begin an iteration: gradients to zero, losses forgotten."""

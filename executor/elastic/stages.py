@@ -67,6 +67,13 @@ class PhaseStages:
             self.data = data
             self.job.interpreter.data = data
 
+    def close(self) -> None:
+        """Be done, so that what these stages hold is free when they are dropped; all ranks of the
+        world call it together."""
+        self.transport.close()
+        if self.job is not None:
+            self.job.close()
+
     def fill_with(self, on_boundary: OnBoundary | None) -> None:
         """Whom to tell of the output of the last frozen layer; nobody if None."""
         for runner in self.job.runners.values() if self.job is not None else ():

@@ -223,7 +223,7 @@ class Trainer:
         began, moved, new = time.monotonic(), 0, self._stages
         if new is not old:
             moved = self._move(old, new)
-            old.transport.close()
+            old.close()
         seconds["move"] = time.monotonic() - began
         after = self._fixed_loss() if self.order.fixed_batch else None
         self.after_epoch = {}

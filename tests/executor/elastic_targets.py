@@ -64,6 +64,9 @@ def traced(
         "weights": weights_of(trainer),
         "seen": seen,
         "jobs": len(trainer.jobs) if hasattr(trainer, "jobs") else 0,
+        "open": [
+            j is trainer.stages.job for j in getattr(trainer, "jobs", ()) if j.interpreter.code
+        ],
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ from executor.model import StageModule
 from executor.optimizer import Optimizer
 from executor.session import Job
 from executor.stages import StageRunner
+from executor.transport.null import NullTransport
 from scenarios.schema import Model, Plan, Scenario
 from sim.elastic_measurement import MeasuredEpoch, MeasuredTransition
 from sim.workload.partition import partition
@@ -130,6 +133,31 @@ def test_packing_keeps_every_bit_of_every_type() -> None:
             found[name].contiguous().view(-1).view(torch.uint8),
             tensor.contiguous().view(-1).view(torch.uint8),
         )
+
+
+@pytest.mark.parametrize("plan", [{}, {"precision": "bf16"}, {"clip_gradients": True}], ids=str)
+def test_what_a_closed_job_held_is_free_without_a_collection(plan: dict[str, Any]) -> None:
+    """Else the stages of a run's first phase, which the collector was told to pass over, and all
+    whose gradients are told of as they are made, would be in memory to its end."""
+    place = torch.device("cpu")
+    gc.collect()
+    gc.disable()
+    try:
+        job = Job(scenario(**plan), 0, place, NullTransport(place))
+        (runner,), (optimizer,) = job.runners.values(), job.optimizers.values()
+        told: list[StageRunner] = []
+        runner.on_gradient_ready(lambda index, view, runner=runner: told.append(runner), 1 << 20)
+        assert job.interpreter.run_iteration(0).loss and told
+        told.clear()
+        left = [
+            weakref.ref(one)
+            for one in (runner, optimizer, runner.gradient_buffer, *runner.parameters.values())
+        ]
+        job.close()
+        del job, runner, optimizer
+        assert not [found for found in left if found() is not None]
+    finally:
+        gc.enable()
 
 
 def test_an_optimizer_over_nothing_does_nothing() -> None:

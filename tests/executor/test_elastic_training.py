@@ -204,6 +204,12 @@ def test_a_transition_loses_nothing(name: str, runs: dict[str, list[Any]]) -> No
     assert any(transition.moved_bytes for transition in transitions)
 
 
+@pytest.mark.parametrize("name", ["shrinking", "cached", "adaptive"])
+def test_only_the_last_stages_are_kept(name: str, runs: dict[str, list[Any]]) -> None:
+    assert [rank["open"] for rank in runs[name]] == [[True]] * cases.RANKS
+    assert all(rank["jobs"] > 2 for rank in runs[name])
+
+
 def test_where_only_the_cache_changes_the_stages_stay(runs: dict[str, list[Any]]) -> None:
     found = measurement(runs["steady"])
     assert [p.fills_cache for p in found.phases] == [False, True, False]
