@@ -6,6 +6,7 @@ As many ranks as the run has, sharing processors as it does, build each of its p
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from scipy.optimize import nnls
 
 from executor.elastic.datasets import load_dataset
 from executor.elastic.feeding import EpochData
-from executor.elastic.stages import build
+from executor.elastic.stages import PhaseStages, build
 from executor.joining import RankContext
 from executor.launching import run_ranks
 from executor.mesh import GroupMaker
@@ -26,9 +27,11 @@ from scenarios.schema import Scenario
 from sim.cost.profile import Fitted
 from sim.elastic.phases import Layout, Phase
 
-_BYTES = (1 << 12, 1 << 16, 1 << 18, 1 << 20, 1 << 22)
-"""Sizes of the gradients that are summed."""
-_SUMS = 9
+_SUMS = 15
+_WARM = 2
+_WORK_S = 2e-3
+"""Each rank's work before a sum: gloo is slower after a while without one than in a row of them."""
+_SIDE = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,54 +91,77 @@ def changes_main(context: RankContext, order: Order) -> Changes:
         if layout is not None and layout != phase.layout:
             rebuild.append(time.monotonic() - began)
         replicas = phase.layout.data
-        for size in _BYTES if replicas > 1 else ():
+        largest = round(_meet(context, float(_gradient_bytes(stages))))
+        for size in (largest // 2, largest) if replicas > 1 else ():
             if (replicas, size) not in sums:
                 sums[replicas, size] = _time_sums(context, stages.data_group, size)
         stages.transport.close()
         layout = phase.layout
     return Changes(
         rebuild_s=tuple(rebuild),
-        sums=tuple((n, size, statistics.median(found)) for (n, size), found in sums.items()),
+        sums=tuple((n, size, statistics.median(t)) for (n, size), t in sums.items() if t),
     )
+
+
+def _gradient_bytes(stages: PhaseStages) -> int:
+    """Bytes of the gradients that this rank sums over replicas."""
+    runners = stages.job.runners.values() if stages.job is not None else ()
+    return max((r.gradient_buffer.nbytes for r in runners), default=0)
 
 
 def _time_sums(
     context: RankContext, group: dist.ProcessGroup | None, payload_bytes: int
 ) -> list[float]:
-    """Seconds of all-reduces of a buffer, on the slowest rank; every group sums at once, and ranks
-    that are in none only meet the others."""
+    """Seconds of all-reduces of a buffer from when the last rank of a group has come, after some
+    work; every group sums at once, and ranks that are in none only meet the others."""
     buffer = torch.zeros(payload_bytes // 4, dtype=torch.float32, device=context.device)
+    factor = torch.eye(_SIDE, device=context.device)
     times = []
-    for _ in range(_SUMS + 2):
+    for _ in range(_WARM + _SUMS):
         _meet(context)
-        began = time.perf_counter()
-        if group is not None:
-            dist.all_reduce(buffer, group=group)
-        took = torch.tensor([time.perf_counter() - began], dtype=torch.float64)
-        dist.all_reduce(took, op=dist.ReduceOp.MAX)
-        times.append(float(took.item()))
-    return times[2:]
+        if group is None:
+            continue
+        before = time.thread_time()
+        while time.thread_time() - before < _WORK_S:
+            factor = factor @ factor
+        came = time.monotonic()
+        dist.all_reduce(buffer, group=group)
+        both = torch.tensor([came, time.monotonic()], dtype=torch.float64, device=context.device)
+        dist.all_reduce(both, op=dist.ReduceOp.MAX, group=group)
+        times.append(float(both[1] - both[0]))
+    return times[_WARM:]
 
 
 def fit_sums(sums: Sequence[tuple[int, int, float]], scenario: Scenario) -> dict[str, Fitted]:
-    """The fixed time, step latency and bandwidth of sums, in the form of `all_reduce_ns`: a ring of
-    2 (n - 1) steps and 2 (n - 1) / n of the bytes; weighted by 1 / t."""
+    """The fixed time, step latency and bandwidth of sums, in the form of `all_reduce_ns`: between
+    two ranks 2 steps and as many bytes as are summed, among more a tree of 2 ceil(log2 n) steps and
+    twice the bytes; weighted by 1 / t. The bandwidth is at most the scenario's own.
+
+    sums: (ranks, bytes, seconds).
+    """
     cluster = scenario.cluster
     if not sums or cluster is None:
         return {}
+    link, launch = cluster.intra_node, cluster.device.efficiency.launch
+    steps = np.array([2.0 * math.ceil(math.log2(n)) for n, _, _ in sums])
+    sent = np.array([float(size if n == 2 else 2 * size) for n, size, _ in sums])
     times = np.array([seconds * 1e9 for _, _, seconds in sums])
-    columns = [[1.0, 2 * (n - 1) / n * size] for n, size, _ in sums]
-    solution, _ = nnls(np.array(columns) / times[:, None], np.ones(len(times)))
-    fixed_ns, ns_per_byte = (float(value) for value in solution)
-    launch = cluster.device.efficiency.launch
-    bandwidth = 1e9 / max(ns_per_byte, 1e-3) / cluster.intra_node.efficiency
+    own = 1e9 / (link.bandwidth * link.efficiency)
+    left = np.maximum(times - launch - own * sent, 0.0)
+    design = np.stack([np.ones(len(sums)), steps, sent], axis=1)
+    (fixed_ns, step_ns, more), _ = nnls(design / times[:, None], left / times)
     return {
-        "collective_launch": Fitted(value=max(0.0, fixed_ns - launch), interval=None),
-        "intra_node.latency": Fitted(value=0.0, interval=None),
-        "intra_node.bandwidth": Fitted(value=bandwidth, interval=None),
+        "collective_launch": Fitted(value=float(fixed_ns), interval=None),
+        "intra_node.latency": Fitted(value=float(step_ns), interval=None),
+        "intra_node.bandwidth": Fitted(
+            value=float(1e9 / (own + more) / link.efficiency), interval=None
+        ),
     }
 
 
-def _meet(context: RankContext) -> None:
+def _meet(context: RankContext, value: float = 0.0) -> float:
+    """Meet all ranks; the largest value that one of them brings."""
+    found = torch.tensor([value], dtype=torch.float64, device=context.device)
     if context.num_ranks > 1:
-        dist.all_reduce(torch.zeros(1, device=context.device))
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return float(found.item())

@@ -11,11 +11,14 @@ import elastic_cases as cases
 import pytest
 
 from executor.elastic.calibration import calibration_scenarios
+from executor.elastic.changes import fit_sums
 from executor.elastic.checking import check_plain
 from executor.elastic.commands import CALIBRATION, run_elastic
 from executor.elastic.errors import ElasticError
 from scenarios.loader import Loaded, load
-from scenarios.schema import Elastic
+from scenarios.schema import Cluster, Elastic
+from sim.cost.collectives import Group, all_reduce_ns
+from sim.cost.measured import fitted_cluster, with_parameters
 from sim.elastic.phases import elastic_of
 from sim.elastic_comparison import ElasticComparison, summary
 
@@ -152,6 +155,31 @@ def test_calibration_runs_have_a_processor_for_every_rank() -> None:
         assert one.elastic is None
     alone = replace(scenario, cluster=replace(scenario.cluster, processors_per_node=1))
     assert all(one.plan.num_devices == 1 for one in calibration_scenarios(alone, [12]))
+
+
+def test_sums_are_fitted_in_the_form_in_which_they_are_predicted() -> None:
+    scenario = load("local-elastic-vit").scenario
+    assert scenario.cluster is not None
+    launch = scenario.cluster.device.efficiency.launch
+    law = with_parameters(
+        scenario.cluster,
+        {"collective_launch": 2e5, "intra_node.latency": 1e6, "intra_node.bandwidth": 1e9},
+    )
+
+    def time_ns(cluster: Cluster, ranks: int, size: int) -> float:
+        group = Group(per_node=ranks, nodes=1, active_per_node=4)
+        return launch + all_reduce_ns(size, group, cluster)
+
+    points = [(ranks, size) for ranks in (2, 4) for size in (100_000, 200_000, 400_000)]
+    found = fit_sums([(n, size, time_ns(law, n, size) / 1e9) for n, size in points], scenario)
+    fitted = fitted_cluster(scenario.cluster, found)
+    for ranks, size in [*points, (4, 300_000), (8, 400_000)]:
+        assert time_ns(fitted, ranks, size) == pytest.approx(time_ns(law, ranks, size), rel=1e-4)
+    # Never faster than the link: what is measured below that is taken as no time at all.
+    assert fit_sums([(2, 400_000, 1e-9)], scenario)["intra_node.bandwidth"].value == pytest.approx(
+        scenario.cluster.intra_node.bandwidth
+    )
+    assert fit_sums([], scenario) == {}
 
 
 def test_without_freezing_a_run_is_plain_training_to_the_bit() -> None:
