@@ -8,19 +8,15 @@ source leaves open what decides the figure are shown alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scenarios.published_elastic import PublishedRun, RunTable
 from scenarios.schema import Scenario
 from sim.elastic_run import ElasticPrediction, predict_run
-from sim.scores import ranked
+from sim.scores import of_ratios
 
 Progress = Callable[[str], None]
-
-WITHIN = 0.15
-"""Figures nearer to the published ones count as right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +111,6 @@ def run_scores(found: JudgedRuns) -> dict[str, object]:
     """
     table, errors = found.table, [figure.error for figure in found.judged]
     compared = [(f.predicted, f.published) for f in found.figures if not f.assumed]
-    order, count = ranked([compared]), len(errors)
     fitted = [abs(f.error) for f in found.figures if f.calibration]
     return {
         "id": table.id,
@@ -124,15 +119,7 @@ def run_scores(found: JudgedRuns) -> dict[str, object]:
         "url": table.url,
         "unit": table.unit,
         "notes": list(table.notes),
-        "n": count,
-        "within_15_percent": sum(abs(error) <= WITHIN for error in errors),
-        "mape": math.fsum(map(abs, errors)) / count if count else None,
-        "bias": math.fsum(errors) / count if count else None,
-        "worst": max(map(abs, errors), default=None),
-        "kendall_tau": order.kendall_tau,
-        "pairs": order.pairs,
-        "right": order.right,
-        "wrong": order.wrong,
+        **of_ratios(errors, compared),
         "calibrated_on": {"n": len(fitted), "worst": max(fitted, default=None)},
         "points": [
             {

@@ -6,10 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from sim.published import JudgedRow, JudgedTable
-from sim.scores import ranked
-
-WITHIN = 0.15
-"""Speed-ups nearer to the published ones count as right."""
+from sim.scores import of_ratios
 
 
 def speedup_set(found: JudgedTable) -> dict[str, object] | None:
@@ -42,22 +39,12 @@ def speedup_set(found: JudgedTable) -> dict[str, object] | None:
                 "same_run": scenarios[0].plan == scenarios[1].plan,
             }
         )
-    order = ranked([pairs])
-    count = len(errors)
     return {
         "id": gain.speedups,
         "title": f"speed-up by {gain.what}: {found.table.title}",
         "source": found.table.source,
         "url": found.table.url,
-        "n": count,
-        "within_15_percent": sum(abs(e) <= WITHIN for e in errors),
-        "mape": math.fsum(map(abs, errors)) / count if count else None,
-        "bias": math.fsum(errors) / count if count else None,
-        "worst": max(map(abs, errors), default=None),
-        "kendall_tau": order.kendall_tau,
-        "pairs": order.pairs,
-        "right": order.right,
-        "wrong": order.wrong,
+        **of_ratios(errors, pairs),
         "points": points,
     }
 

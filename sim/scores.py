@@ -9,6 +9,8 @@ from itertools import combinations
 
 TIE = 1e-9
 """Predictions that differ by a smaller fraction are the same: a tie, not an order."""
+WITHIN = 0.15
+"""Speed-ups and rates nearer to the published ones count as right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +78,8 @@ def score(
     within = ranked(competing) if competing else together
     apart = [ranked([means]) for means in competing] or [together]
     taus = [one.kendall_tau for one in apart if one.kendall_tau is not None]
-    count = len(points)
     return {
-        "n": count,
-        "mape": math.fsum(map(abs, errors)) / count if count else None,
-        "bias": math.fsum(errors) / count if count else None,
-        "worst": max(map(abs, errors), default=None),
+        **of_errors(errors),
         "kendall_tau": within.kendall_tau,
         "kendall_tau_mean": math.fsum(taus) / len(taus) if taus else None,
         "regret": within.regret,
@@ -93,6 +91,33 @@ def score(
             {"what": what, "predicted_s": p, "measured_s": m, "error": e}
             for (what, p, m), e in zip(points, errors, strict=True)
         ],
+    }
+
+
+def of_errors(errors: Sequence[float]) -> dict[str, object]:
+    """How many errors there are, their mean size, mean and largest size; plain fractions."""
+    count = len(errors)
+    return {
+        "n": count,
+        "mape": math.fsum(map(abs, errors)) / count if count else None,
+        "bias": math.fsum(errors) / count if count else None,
+        "worst": max(map(abs, errors), default=None),
+    }
+
+
+def of_ratios(
+    errors: Sequence[float], compared: Sequence[tuple[float, float]]
+) -> dict[str, object]:
+    """Scores of speed-ups or rates: `of_errors`, how many errors are within 15 %, and the order of
+    what is compared, (predicted, published)."""
+    order = ranked([compared])
+    return {
+        **of_errors(errors),
+        "within_15_percent": sum(abs(error) <= WITHIN for error in errors),
+        "kendall_tau": order.kendall_tau,
+        "pairs": order.pairs,
+        "right": order.right,
+        "wrong": order.wrong,
     }
 
 
