@@ -61,6 +61,40 @@ def plain_table(*columns: str, right: Sequence[int] = ()) -> Table:
     return table
 
 
+_Column = tuple[str, str, tuple[str, ...]]
+"""A column's name, how it is justified, its cells."""
+
+
+def wide(out: Console, table: Table) -> None:
+    """Print a table whose words must not be broken: where it is wider than the terminal, as several
+    one below another, each of which begins with the first column."""
+    first, *others = (_column(table, index) for index in range(len(table.columns)))
+    band: list[_Column] = []
+    for column in others:
+        if band and _widest(out, [first, *band, column]) > out.width:
+            out.print(_joined([first, *band]))
+            band = []
+        band.append(column)
+    out.print(_joined([first, *band]))
+
+
+def _column(table: Table, index: int) -> _Column:
+    own = table.columns[index]
+    return str(own.header), own.justify, tuple(str(cell) for cell in own.cells)
+
+
+def _joined(columns: Sequence[_Column]) -> Table:
+    right = tuple(i for i, (_, justify, _) in enumerate(columns) if justify == "right")
+    table = plain_table(*(name for name, _, _ in columns), right=right)
+    for row in zip(*(cells for _, _, cells in columns), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _widest(out: Console, columns: Sequence[_Column]) -> int:
+    return out.measure(_joined(columns), options=out.options.update(max_width=10_000)).maximum
+
+
 def wrote(paths: Iterable[Path | None], *, as_json: bool) -> None:
     """Say which files were written; nothing where the output is JSON."""
     for path in paths:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reports.words import NBSP, count, duration, plural, significant, subject
+from reports.words import NBSP, count, duration, plural, significant, size, subject
 from sim.elastic.phases import Phase
 from sim.elastic_run import AblationRow, ElasticPrediction, contributions
+from sim.prediction import fits
 
 PARTS = {
     "rebuild": "making groups anew",
@@ -66,8 +67,24 @@ def verdict(found: ElasticPrediction, rows: Sequence[AblationRow]) -> str:
         f"{'s' if number == 1 else ''} {long_duration(found.total_ns / 1e9)} (simulated)"
     )
     if rows:
-        text += f", {speedup(found, rows):.2f} times as fast as with {rows[0].name}"
-    return text
+        text += f", {speedup(found, rows):.2f} times as fast as without freezing"
+    over = too_large(found)
+    return f"{text}; {over}" if over else text
+
+
+def too_large(found: ElasticPrediction) -> str:
+    """Which epochs need more memory than a device has; empty where all fit, or none is known."""
+    over = [p for p in found.phases if fits(p.prediction) is False]
+    cluster = found.scenario.cluster
+    if not over or cluster is None:
+        return ""
+    peak = max(c.peak_bytes for p in over for c in p.prediction.memory or ())
+    listed = ", ".join(epochs(p.phase) for p in over)
+    several = len(over) > 1 or over[0].phase.epochs > 1
+    return (
+        f"epoch{'s' if several else ''} {listed} do{'' if several else 'es'} not fit in memory: a "
+        f"rank peaks at {size(peak)} of {size(cluster.device.memory)}"
+    )
 
 
 def speedup(found: ElasticPrediction, rows: Sequence[AblationRow]) -> float:
@@ -117,6 +134,17 @@ def notes(found: ElasticPrediction) -> list[str]:
             said.append(
                 f"Caching the output of frozen layers pays from {found.caches_from} on, {where}."
             )
+    moves = elastic.transition
+    timed = (
+        moves.rebuild
+        or moves.device_start
+        or any(t.parts.get("rebuild") for t in found.transitions)
+    )
+    if found.transitions and not timed:
+        said.append(
+            "A transition is as long as weights take to move: making groups anew and loading "
+            "devices take no time unless elastic.transition says how long."
+        )
     short = [p.phase.layout for p in found.phases if p.phase.layout.num_ranks < ranks(found)]
     if short:
         least = min(layout.num_ranks for layout in short)

@@ -96,8 +96,9 @@ JudgedRuns = Annotated[
 JudgedPublished = Annotated[
     str,
     Parameter(
-        help="Instead of --measured: predict published tables, as megatron or terapipe (all of "
-        "them), or ptdp.fig13,ptdp.table1; with the profiles that come along, unless one is given."
+        help="Instead of --measured: predict published tables, as megatron, terapipe or "
+        "pipetransformer (all of them), or ptdp.fig13,ptdp.table1; with the profiles that come "
+        "along, unless one is given."
     ),
 ]
 CalibrateOn = Annotated[

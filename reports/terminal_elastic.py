@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from reports.console import console, plain_table, progress_done, show_json
+from reports.console import console, plain_table, progress_done, show_json, wide
 from reports.elastic_tables import change, part_name, part_names, stages
 from reports.elastic_words import epochs, long_duration, notes, shape, verdict, with_own
 from reports.words import NBSP, plural
@@ -23,9 +23,9 @@ def show_elastic(found: ElasticPrediction, rows: Sequence[AblationRow], *, as_js
         return
     out = console()
     out.print(Text(plain(verdict(found, rows)), style="bold"))
-    out.print(phases_table(found))
+    wide(out, phases_table(found))
     if found.transitions:
-        out.print(transitions_table(found))
+        wide(out, transitions_table(found))
     out.print(total(found))
     if rows:
         out.print(ablation_table(with_own(found, rows)))
@@ -105,11 +105,15 @@ def _part(duration_ns: int) -> str:
 
 def total(found: ElasticPrediction) -> str:
     """The whole run in a line."""
+    moves = (
+        f"{plural(len(found.transitions), 'transition')} {long_duration(found.transition_ns / 1e9)}"
+        if found.transitions
+        else "no transitions"
+    )
     return plain(
         f"in all {long_duration(found.total_ns / 1e9)}: "
         f"{plural(len(found.frozen_by_epoch), 'epoch')} of training "
-        f"{long_duration(found.training_ns / 1e9)}, {plural(len(found.transitions), 'transition')} "
-        f"{long_duration(found.transition_ns / 1e9)}"
+        f"{long_duration(found.training_ns / 1e9)}, {moves}"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from rich.table import Table
 from rich.text import Text
 
-from reports.console import console, plain_table, progress_done, show_json, wrote
+from reports.console import console, plain_table, progress_done, show_json, wide, wrote
 from reports.elastic_measured import cache_counts, gain_words, verdict
 from reports.elastic_tables import part_name, part_names
 from reports.elastic_words import epochs, long_duration, shape
@@ -56,12 +56,12 @@ def show_runs(found: ElasticComparison) -> None:
     """The verdict, every run, its phases and transitions, the speed-ups and what to know."""
     out = console()
     out.print(Text(plain(verdict(found)), style="bold"))
-    out.print(runs_table(found))
+    wide(out, runs_table(found))
     for case in found.cases:
         out.print(Text(f"{case.name}, phase by phase", style="bold"))
-        out.print(phases_table(case))
+        wide(out, phases_table(case))
         if case.transitions:
-            out.print(transitions_table(case))
+            wide(out, transitions_table(case))
         if case.measurement.resumed_from is not None:
             out.print(f"resumed at epoch {case.measurement.resumed_from} from its checkpoint")
     for gain in found.speedups:

@@ -48,8 +48,12 @@ def show_table(out: Console, found: JudgedRuns, scores: Mapping[str, Any]) -> No
     if scores["n"]:
         out.print(
             f"{scores['within_15_percent']} of {scores['n']} within 15 %; "
-            f"MAPE {scores['mape']:.1%}, bias {scores['bias']:+.1%}, worst {scores['worst']:.1%}; "
-            f"{scores['right']} of {scores['pairs']} pairs in the right order"
+            f"MAPE {scores['mape']:.1%}, bias {scores['bias']:+.1%}, worst {scores['worst']:.1%}"
+            + (
+                f"; {scores['right']} of {scores['pairs']} pairs in the right order"
+                if scores["pairs"]
+                else ""
+            )
         )
     for note in table.notes:
         out.print(f"- {note}", style="dim")

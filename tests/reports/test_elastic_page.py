@@ -6,16 +6,20 @@ import base64
 import json
 import re
 from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from reports import charts_elastic, elastic_words, gantt
+from reports import charts_elastic, elastic_words, gantt, terminal_elastic
+from reports.console import wide
 from reports.elastic_tables import change, stages
 from reports.page_elastic import render_elastic
 from reports.terminal_elastic import show_elastic
 from reports.terminal_elastic_measured import finish
+from scenarios.elastic import Transition
 from scenarios.loader import Loaded, load
 from sim.elastic_comparison import ElasticComparison
 from sim.elastic_run import AblationRow, ElasticPrediction, predict_run, summary
@@ -166,6 +170,53 @@ def test_another_set_of_mechanisms_is_drawn_beside_the_ablation(
     assert any("gradients" in note for note in elastic_words.notes(found))
 
 
+def test_a_run_that_is_too_large_says_so(found: ElasticPrediction) -> None:
+    """Which epochs, and by how much: the verdict, which heads the terminal and the page."""
+    assert elastic_words.too_large(found) == ""
+    cluster = found.scenario.cluster
+    assert cluster is not None
+    small = replace(cluster, device=replace(cluster.device, memory=1))
+    last = found.phases[-1]
+    scenario = replace(last.prediction.scenario, cluster=small)
+    over = replace(last, prediction=replace(last.prediction, scenario=scenario))
+    told = elastic_words.verdict(replace(found, phases=(*found.phases[:-1], over)), ())
+    which = elastic_words.epochs(last.phase)
+    assert last.phase.epochs == 1 and f"; epoch {which} does not fit in memory: a rank" in told
+    every = replace(found, phases=(replace(found.phases[0], prediction=over.prediction), over))
+    assert f"; epochs 0, {which} do not fit in memory" in elastic_words.verdict(every, ())
+
+
+def test_a_narrow_terminal_breaks_tables_between_columns(found: ElasticPrediction) -> None:
+    """No word is cut: a table that is too wide goes on below, with its first column again."""
+    table = terminal_elastic.phases_table(found)
+    shown = {}
+    for width in (80, 300):
+        out = Console(width=width, file=StringIO())
+        wide(out, table)
+        assert isinstance(out.file, StringIO)
+        shown[width] = out.file.getvalue()
+    assert len(shown[300].splitlines()) == 1 + len(found.phases)
+    assert len(shown[80].splitlines()) == 2 * (1 + len(found.phases))
+    assert shown[80].split().count("epochs") == 2 and "microbatches" in shown[80].split()
+    words = [word for word in shown[300].split() if word != "epochs"]
+    assert set(words) <= set(shown[80].split())
+
+
+def test_changes_that_are_taken_to_be_free_are_named(found: ElasticPrediction) -> None:
+    """A scenario that says nothing of groups and devices is told what that leaves out."""
+    free = tuple(replace(t, parts={**t.parts, "rebuild": 0}) for t in found.transitions)
+    elastic = found.scenario.elastic
+    assert elastic is not None and free
+    for moves, said in ((Transition(), True), (Transition(device_start=1), False)):
+        scenario = replace(found.scenario, elastic=replace(elastic, transition=moves))
+        notes = elastic_words.notes(replace(found, scenario=scenario, transitions=free))
+        assert any("elastic.transition says" in note for note in notes) is said
+
+
+def test_a_run_without_changes_has_no_transitions(found: ElasticPrediction) -> None:
+    assert ", no transitions" in terminal_elastic.total(replace(found, transitions=()))
+
+
 def test_the_terminal_shows_phases_and_the_ablation(
     found: ElasticPrediction,
     ablated: tuple[AblationRow, ...],
@@ -173,12 +224,13 @@ def test_the_terminal_shows_phases_and_the_ablation(
 ) -> None:
     show_elastic(found, ablated, as_json=False)
     shown = capsys.readouterr().out
-    assert f"{ablated[-1].speedup:.2f} times as fast as with no freeze" in shown
+    assert f"{ablated[-1].speedup:.2f} times as fast as without freezing" in shown
     for own in found.phases:
         assert elastic_words.shape(own.phase) in shown and stages(own.phase) in shown
     for row in ablated:
         assert row.name in shown
     assert "in all" in shown and "making groups anew" in shown and "of it: freezing" in shown
+    assert "not fit" not in shown
     show_elastic(found, ablated, as_json=True)
     data = json.loads(capsys.readouterr().out)
     assert data["total_s"] == found.total_ns / 1e9 and len(data["ablation"]) == 5
