@@ -57,7 +57,9 @@ def run_elastic(
     rank's story where a rank dies, ProfileMismatch for a profile of another device.
     """
     if resume and checkpoints is None:
-        raise ElasticError("there is nothing to resume from: give the directory of the checkpoints")
+        raise ElasticError(
+            "there is nothing to resume from: give `--checkpoints`, the directory they are in"
+        )
     runs = {loaded.scenario.name: loaded.scenario}
     if not under_torchrun():
         runs |= {v.scenario.name.rpartition(":")[2]: v.scenario for v in loaded.variants}

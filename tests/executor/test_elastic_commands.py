@@ -132,7 +132,7 @@ def test_a_damaged_calibration_is_refused(small: Loaded, tmp_path: Path) -> None
     (place / CALIBRATION).write_text('{"format": "something else"}')
     with pytest.raises(ElasticError, match=r"cannot be read .* begin the run anew"):
         run_elastic(small, checkpoints=tmp_path, resume=True)
-    with pytest.raises(ElasticError, match="give the directory of the checkpoints"):
+    with pytest.raises(ElasticError, match="give `--checkpoints`"):
         run_elastic(small, resume=True)
 
 
