@@ -95,7 +95,7 @@ def changes_main(context: RankContext, order: Order) -> Changes:
         for size in (largest // 2, largest) if replicas > 1 else ():
             if (replicas, size) not in sums:
                 sums[replicas, size] = _time_sums(context, stages.data_group, size)
-        stages.transport.close()
+        stages.close()
         layout = phase.layout
     return Changes(
         rebuild_s=tuple(rebuild),
