@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import resource
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -194,9 +194,30 @@ def _counted_elsewhere(runner: StageRunner, tensor: TensorGroup) -> frozenset[st
     return found if tensor.rank == 0 else found | runner.replicated
 
 
+def transport_of(
+    scenario: Scenario, context: RankContext, ranks: Sequence[int] | None = None
+) -> Transport:
+    """What carries a scenario's messages; all ranks of the world make theirs together.
+
+    ranks: the world's rank of each that the scenario counts; the same number unless given.
+    """
+    pairs = Mesh.of(scenario.plan).world_pairs(message_orders(build_schedule(scenario)))
+    if ranks is not None:
+        pairs = tuple((ranks[a], ranks[b]) for a, b in pairs)
+    return make_transport(
+        scenario.execution.transport,
+        rank=context.rank,
+        num_ranks=context.num_ranks,
+        store=context.store,
+        device=context.device,
+        deadline_s=scenario.execution.deadline / 1e9,
+        pairs=pairs,
+    )
+
+
 def run_visits(assignment: Assignment, context: RankContext) -> RankResult:
     """Build every job and run the visits, all ranks together."""
-    rank, num_ranks, device = context.rank, context.num_ranks, context.device
+    rank, device = context.rank, context.device
     jobs: dict[int, Job] = {}
     peaks: dict[int, int | None] = {}
     visits = []
@@ -212,15 +233,7 @@ def run_visits(assignment: Assignment, context: RankContext) -> RankResult:
             if not jobs:
                 _touch_libraries(scenario, device)
             baseline = _reset_peak(device)
-            transport = make_transport(
-                scenario.execution.transport,
-                rank=rank,
-                num_ranks=num_ranks,
-                store=context.store,
-                device=device,
-                deadline_s=scenario.execution.deadline / 1e9,
-                pairs=Mesh.of(scenario.plan).world_pairs(message_orders(build_schedule(scenario))),
-            )
+            transport = transport_of(scenario, context)
             transports.append(transport)
             jobs[visit.job] = Job(
                 scenario,

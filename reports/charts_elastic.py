@@ -38,7 +38,7 @@ _EPOCH = {"title": {"text": "epoch"}, "showgrid": False, "zeroline": False}
 
 def throughput(found: ElasticPrediction, rows: Sequence[AblationRow]) -> Chart:
     """Lines of samples a second by epoch: the run, and what it is with other mechanisms."""
-    own = own_row(found, rows)
+    own = own_row(found.scenario, rows)
     data = [
         line_of(row.name, row.prediction, f"r{position}", 1.6, "dot")
         for position, row in enumerate(rows)
@@ -267,7 +267,9 @@ def speedups(found: ElasticPrediction, rows: Sequence[AblationRow]) -> Chart:
             "cliponaxis": False,
             "constraintext": "none",
             "customdata": [long_duration(row.prediction.total_ns / 1e9)],
-            "marker": marker_of("predicted" if row is own_row(found, rows) else f"r{position}"),
+            "marker": marker_of(
+                "predicted" if row is own_row(found.scenario, rows) else f"r{position}"
+            ),
             "hovertemplate": "%{y}: %{customdata}, %{text}<extra></extra>",
         }
         for position, row in enumerate(rows)

@@ -37,9 +37,7 @@ def losses(cases: Sequence[ElasticCase]) -> Chart:
     data = []
     for position, case in enumerate(cases):
         tint = f"r{position - 1}" if position else "measured"
-        own = [
-            (e.epoch, sum(e.losses) / len(e.losses)) for e in case.measurement.epochs if e.losses
-        ]
+        own = [(e.epoch, e.mean_loss) for e in case.measurement.epochs if e.mean_loss is not None]
         trace = _points(case.name, own, tint, "loss")
         data.append({**trace, "mode": "lines+markers", "line": {"color": color(tint), "width": 2}})
     return by_epoch(data, max(len(case.measurement.epochs) for case in cases), "training loss")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reports.console import progress, wrote
+from reports.elastic_words import own_row
 from reports.files import InputError, command_line
 from reports.terminal_elastic_measured import Check
 from reports.terminal_elastic_measured import finish as show_runs
@@ -50,9 +51,12 @@ def simulate(
     rows: tuple[AblationRow, ...] = ()
     if any(frozen_by_epoch(scenario)):
         rows = ablation(scenario, used, draws=draws, progress=progress())
-    found = next((row.prediction for row in rows if row.scenario.digest == scenario.digest), None)
-    if found is None:
-        found = predict_run(scenario, used, draws=draws, progress=progress())
+    own = own_row(scenario, rows)
+    found = (
+        own.prediction
+        if own is not None
+        else predict_run(scenario, used, draws=draws, progress=progress())
+    )
     if report is not None:
         page = render_elastic(found, rows, loaded=loaded, command=command_line())
         write_whole(report, page, force=force)

@@ -160,13 +160,12 @@ def epochs_table(found: ElasticComparison) -> Table:
         groups[len(rows)] = case.name
         frozen = case.measurement.frozen_by_epoch
         for own in case.measurement.epochs:
-            loss = sum(own.losses) / len(own.losses) if own.losses else None
             rows.append(
                 (
                     number(own.epoch),
                     number(frozen[own.epoch]),
                     long(own.seconds),
-                    Cell(text=words.significant(loss), value=loss),
+                    Cell(text=words.significant(own.mean_loss), value=own.mean_loss),
                     tables.share(own.accuracy),
                     number(own.cache_read),
                     number(own.cache_written),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reports.words import NBSP, count, duration, plural, significant, size, subject
+from scenarios.schema import Scenario
 from sim.elastic.phases import Phase
 from sim.elastic_run import AblationRow, ElasticPrediction, contributions
 from sim.prediction import fits
@@ -92,14 +93,14 @@ def speedup(found: ElasticPrediction, rows: Sequence[AblationRow]) -> float:
     return rows[0].prediction.total_ns / found.total_ns
 
 
-def own_row(found: ElasticPrediction, rows: Sequence[AblationRow]) -> AblationRow | None:
+def own_row(scenario: Scenario, rows: Sequence[AblationRow]) -> AblationRow | None:
     """The ablation's row that is the run itself; None where it has another set of mechanisms."""
-    return next((row for row in rows if row.scenario.digest == found.scenario.digest), None)
+    return next((row for row in rows if row.scenario.digest == scenario.digest), None)
 
 
 def with_own(found: ElasticPrediction, rows: Sequence[AblationRow]) -> tuple[AblationRow, ...]:
     """An ablation's rows, and the run itself below them where it is none of them."""
-    if not rows or own_row(found, rows) is not None:
+    if not rows or own_row(found.scenario, rows) is not None:
         return tuple(rows)
     own = AblationRow(
         name="this run",

@@ -137,7 +137,7 @@ def tiles(found: ElasticPrediction, rows: Sequence[AblationRow]) -> list[Tile]:
 
 def epochs_section(found: ElasticPrediction, rows: Sequence[AblationRow]) -> Section:
     """Throughput by epoch, and what an epoch takes."""
-    own = elastic_words.own_row(found, rows)
+    own = elastic_words.own_row(found.scenario, rows)
     legend: Legend = tuple((f"r{i}", row.name) for i, row in enumerate(rows) if row is not own)
     return Section(
         name="epochs",

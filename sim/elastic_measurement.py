@@ -53,6 +53,11 @@ class MeasuredEpoch:
     cache_missed: int = 0
     foreign: float | None = None
 
+    @property
+    def mean_loss(self) -> float | None:
+        """Over its iterations; None without any."""
+        return sum(self.losses) / len(self.losses) if self.losses else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredTransition:
@@ -101,9 +106,7 @@ class ElasticMeasurement:
     @property
     def final_loss(self) -> float | None:
         """Mean training loss of the last epoch."""
-        if not self.epochs or not self.epochs[-1].losses:
-            return None
-        return sum(self.epochs[-1].losses) / len(self.epochs[-1].losses)
+        return self.epochs[-1].mean_loss if self.epochs else None
 
     @cached_property
     def training_s(self) -> float:

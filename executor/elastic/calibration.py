@@ -32,14 +32,11 @@ from executor.launching import run_ranks
 from executor.mesh import GroupMaker, Mesh
 from executor.model import DTYPES
 from executor.pinning import DISTURBED
-from executor.session import Assignment, Job, RankResult, Visit
-from executor.transport import make_transport
+from executor.session import Assignment, Job, RankResult, Visit, transport_of
 from scenarios.schema import ElasticCache, Scenario, Transition
 from sim.calibration import calibrate_from_runs
 from sim.cost.profile import Fitted, Profile
 from sim.elastic.phases import Layout, Phase, elastic_of
-from sim.schedule.build import build_schedule
-from sim.schedule.lowering import message_orders
 
 ROUNDS = 3
 ITERATIONS = 8
@@ -225,7 +222,7 @@ def _job(
     context: RankContext, groups: GroupMaker, dataset: Dataset, scenario: Scenario
 ) -> tuple[Job, EpochData, int]:
     """A job fed as an elastic run's is, its data, and the iterations that an epoch of it has."""
-    plan, deadline_s = scenario.plan, scenario.execution.deadline / 1e9
+    plan = scenario.plan
     assert plan.layers_per_stage is not None
     layout = Layout(
         frozen_layers=plan.frozen_layers,
@@ -244,28 +241,18 @@ def _job(
         fills_cache=False,
         iterations=iterations,
     )
-    mesh = Mesh.of(plan)
     data = EpochData(
         dataset,
         phase,
         seed=scenario.execution.seed,
         device=context.device,
-        reads_inputs=mesh.places[context.rank].pipeline == 0,
-    )
-    transport = make_transport(
-        scenario.execution.transport,
-        rank=context.rank,
-        num_ranks=context.num_ranks,
-        store=context.store,
-        device=context.device,
-        deadline_s=deadline_s,
-        pairs=mesh.world_pairs(message_orders(build_schedule(scenario))),
+        reads_inputs=Mesh.of(plan).places[context.rank].pipeline == 0,
     )
     job = Job(
         scenario,
         context.rank,
         context.device,
-        transport,
+        transport_of(scenario, context),
         groups=groups,
         data=data,
         read_at_pass=True,

@@ -20,6 +20,7 @@ from executor.elastic.calibration import ElasticCalibration, calibrate
 from executor.elastic.errors import ElasticError
 from executor.elastic.training import ElasticOrder, require_runnable, run_training
 from executor.joining import under_torchrun
+from executor.pinning import DISTURBED
 from scenarios.loader import Loaded
 from scenarios.schema import ElasticCache, Scenario, Transition
 from scenarios.writing import write_whole
@@ -32,8 +33,6 @@ Progress = Callable[[str], None]
 CALIBRATION = "calibration.json"
 _FORMAT = "pipetwin-elastic-calibration-1"
 _DRAWS = 9
-_BUSY = 0.05
-"""Share of the processors' time that others may take before a run counts as disturbed."""
 
 
 def run_elastic(
@@ -63,10 +62,12 @@ def run_elastic(
     runs = {loaded.scenario.name: loaded.scenario}
     if not under_torchrun():
         runs |= {v.scenario.name.rpartition(":")[2]: v.scenario for v in loaded.variants}
-    for scenario in runs.values():
+    guesses: dict[str, ElasticPrediction] = {}
+    for name, scenario in runs.items():
         require_device(profile, scenario)
         # With the device model's layouts: what cannot be run is said before anything is calibrated.
-        require_runnable(_order(scenario, predict_run(scenario)))
+        guesses[name] = predict_run(scenario)
+        require_runnable(_order(scenario, guesses[name]))
     places = {
         name: None if checkpoints is None else checkpoints / name.replace("/", "-") for name in runs
     }
@@ -77,7 +78,7 @@ def run_elastic(
     calibrated: list[Profile] = []
     for name, scenario in runs.items():
         place = places[name]
-        found = _calibration(scenario, profile, place if resume else None, progress)
+        found = _calibration(guesses[name], profile, place if resume else None, progress)
         if place is not None and not (resume and (place / CALIBRATION).is_file()):
             _keep(found, place)
         prediction = _predict(scenario, found)
@@ -124,16 +125,19 @@ class _Given:
 
 
 def _calibration(
-    scenario: Scenario, profile: Profile | None, kept: Path | None, progress: Progress
+    guess: ElasticPrediction, profile: Profile | None, kept: Path | None, progress: Progress
 ) -> ElasticCalibration | _Given:
     """What a run is to be predicted with: what was kept of it, what is given, or a calibration in
-    all sizes of microbatches that the run will have."""
+    all sizes of microbatches that the run will have.
+
+    guess: the run by the device model.
+    """
+    scenario, prediction = guess.scenario, guess
     if kept is not None and (kept / CALIBRATION).is_file():
         return _read(kept / CALIBRATION)
     gpu = scenario.cluster is not None and scenario.cluster.device.kind == "gpu"
     if profile is not None or under_torchrun() or gpu or scenario.cluster is None:
         return _Given(profile)
-    prediction = predict_run(scenario)
     sizes: set[int] = set()
     found: ElasticCalibration | None = None
     while not sizes >= (wanted := _sizes(prediction)):
@@ -202,11 +206,11 @@ def _note(cases: list[ElasticCase], given: Profile | None, calibrated: list[Prof
         how = "predicted with the device model, for nothing was calibrated"
     text = f"{how}; run in this order: {', '.join(case.name for case in cases)}"
     shares = [e.foreign for c in cases for e in c.measurement.epochs if e.foreign is not None]
-    busy = [share for share in shares if share > _BUSY]
+    busy = [share for share in shares if share > DISTURBED]
     if busy:
         text += (
             f". THE MACHINE WAS BUSY: in {len(busy)} of {len(shares)} epochs other processes took "
-            f"more than {_BUSY:.0%} of the processors' time, at most {max(busy):.0%}; repeat on a "
-            "calm machine"
+            f"more than {DISTURBED:.0%} of the processors' time, at most {max(busy):.0%}; repeat "
+            "on a calm machine"
         )
     return text

@@ -48,9 +48,8 @@ def measured(cards: Sequence[EpochCard], epoch: int, phase: int) -> MeasuredEpoc
 
 def told(epoch: MeasuredEpoch, layout: Layout, elastic: Elastic, *, num_layers: int) -> str:
     """An epoch in a line of words, to be shown while the run goes on."""
-    loss = sum(epoch.losses) / len(epoch.losses)
     return (
         f"epoch {epoch.epoch + 1} of {elastic.epochs}: {layout.frozen_layers} of {num_layers} "
-        f"layers frozen, {layout.pipeline} x {layout.data} ranks, loss {loss:.3g}, "
+        f"layers frozen, {layout.pipeline} x {layout.data} ranks, loss {epoch.mean_loss:.3g}, "
         f"{elastic.samples / epoch.seconds:,.0f} samples/s"
     )

@@ -12,9 +12,9 @@ from executor.elastic.feeding import EpochData
 from executor.elastic.parts import Parts
 from executor.joining import RankContext
 from executor.mesh import GroupMaker, Mesh
-from executor.session import Job
+from executor.session import Job, transport_of
 from executor.stages import OnBoundary
-from executor.transport import Transport, make_transport
+from executor.transport import Transport
 from executor.transport.base import (
     PendingReceive,
     PendingSend,
@@ -25,8 +25,6 @@ from executor.transport.base import (
 from scenarios.schema import Scenario
 from sim.elastic.phases import Layout, Phase, phase_scenario
 from sim.schedule.actions import Action
-from sim.schedule.build import build_schedule
-from sim.schedule.lowering import message_orders
 
 
 def world_ranks(layout: Layout) -> tuple[int, ...]:
@@ -97,18 +95,7 @@ def build(
     able = replace(phase, cached_layers=0, fills_cache=0 < phase.frozen_layers <= first)
     planned = phase_scenario(scenario, able)
     plan, world = planned.plan, world_ranks(phase.layout)
-    mesh = Mesh.of(plan)
-    deadline_s = planned.execution.deadline / 1e9
-    pairs = mesh.world_pairs(message_orders(build_schedule(planned)))
-    transport = make_transport(
-        planned.execution.transport,
-        rank=context.rank,
-        num_ranks=context.num_ranks,
-        store=context.store,
-        device=context.device,
-        deadline_s=deadline_s,
-        pairs=[(world[a], world[b]) for a, b in pairs],
-    )
+    transport = transport_of(planned, context, world)
     working = groups.of_ranks(world)
     place = world.index(context.rank) if context.rank in world else None
     job = None
@@ -126,7 +113,7 @@ def build(
             read_at_pass=True,
         )
     # Every rank makes every group; those that the job has made are not made again.
-    own = working.groups(plan, mesh, place, (), messages=True)
+    own = working.groups(plan, Mesh.of(plan), place, (), messages=True)
     return PhaseStages(
         phase=phase,
         scenario=planned,

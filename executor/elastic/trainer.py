@@ -111,8 +111,7 @@ class Trainer:
                 break
         self._meet()
         self.seconds = before_s + time.monotonic() - began
-        if self._stages is not None:
-            self._stages.transport.close()
+        self._stages.transport.close()
         return self.measurement()
 
     def measurement(self) -> ElasticMeasurement:
