@@ -1,0 +1,1 @@
+"""Layout search: which degrees, schedule and savings of memory suit a model and a cluster best."""
