@@ -12,39 +12,7 @@ from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
-from reports.options import (
-    CalibrateOn,
-    Checkpoints,
-    Collectives,
-    Device,
-    Engine,
-    FitPublished,
-    Flag,
-    FoldBy,
-    Folds,
-    Force,
-    Granularity,
-    Json,
-    JudgedPublished,
-    JudgedRuns,
-    KeepMicrobatches,
-    ListPublished,
-    MaxError,
-    MeasuredFile,
-    MemoryCap,
-    Microbatches,
-    Output,
-    Overrides,
-    ProfileFile,
-    ReportFile,
-    RequiredOutput,
-    Resume,
-    Runs,
-    Seed,
-    Simulations,
-    Stages,
-    TraceFile,
-)
+from reports import options as o
 
 __version__ = "0.1.0"
 
@@ -66,8 +34,8 @@ app.command(schedule_app)
 @scenario_app.command(name="list")
 def scenario_list(
     *,
-    published: ListPublished = "",
-    json: Json = False,
+    published: o.ListPublished = "",
+    json: o.Json = False,
 ) -> int:
     """List the catalogue: scenarios, published tables, models, clusters and devices."""
     from reports import terminal
@@ -83,7 +51,7 @@ def scenario_list(
 
 
 @scenario_app.command(name="show")
-def scenario_show(scenario: str, /, *, set: Overrides | None = None) -> int:
+def scenario_show(scenario: str, /, *, set: o.Overrides | None = None) -> int:
     """Print a scenario with everything resolved, and where each value comes from."""
     from reports import console
     from scenarios.loader import load
@@ -94,7 +62,7 @@ def scenario_show(scenario: str, /, *, set: Overrides | None = None) -> int:
 
 
 @scenario_app.command(name="check")
-def scenario_check(*scenario: str, set: Overrides | None = None) -> int:
+def scenario_check(*scenario: str, set: o.Overrides | None = None) -> int:
     """Check scenario files; print every problem with its place."""
     from reports import console, files
     from scenarios.checking import check_all
@@ -122,13 +90,13 @@ def simulate(
     scenario: str,
     /,
     *,
-    set: Overrides | None = None,
-    profile: ProfileFile = None,
-    engine: Engine = "simpy",
-    report: ReportFile = None,
-    trace: TraceFile = None,
-    json: Json = False,
-    force: Force = False,
+    set: o.Overrides | None = None,
+    profile: o.ProfileFile = None,
+    engine: o.Engine = "simpy",
+    report: o.ReportFile = None,
+    trace: o.TraceFile = None,
+    json: o.Json = False,
+    force: o.Force = False,
 ) -> int:
     """Simulate one training iteration of a scenario; of one with an `elastic` section the whole run
     of epochs, and what each of its mechanisms brings.
@@ -138,25 +106,11 @@ def simulate(
     scenario
         A catalogue name (`pipetwin scenario list`) or a YAML file.
     """
-    from reports import console, files, scenario_files, terminal
-    from sim.prediction import predict
+    from reports import simulating
 
-    files.check_outputs((report, trace), force=force)
-    used = files.profile(profile)
-    loaded = scenario_files.load_ready(scenario, set or (), used, console.progress())
-    if loaded.scenario.elastic is not None:
-        from reports import elastic_files
-
-        outputs = (report, trace)
-        return elastic_files.simulate(loaded, used, outputs, as_json=json, force=force)
-    found = predict(loaded.scenario, used, draws=15 if profile else 0)
-    if trace is not None:
-        files.write_trace(trace, found.timeline, found.memory or (), force=force)
-    if report is not None:
-        files.write_report(report, found, loaded, force=force)
-    terminal.show_prediction(found, as_json=json)
-    console.wrote((report, trace), as_json=json)
-    return 0
+    return simulating.simulate(
+        scenario, set or (), profile, (report, trace), as_json=json, force=force
+    )
 
 
 @schedule_app.command(name="show")
@@ -164,9 +118,9 @@ def schedule_show(
     schedule: str,
     /,
     *,
-    stages: Stages = None,
-    microbatches: Microbatches = None,
-    set: Overrides | None = None,
+    stages: o.Stages = None,
+    microbatches: o.Microbatches = None,
+    set: o.Overrides | None = None,
 ) -> int:
     """Draw a schedule in unit times (forward 1, backward 2, messages free).
 
@@ -186,12 +140,12 @@ def schedule_export(
     schedule: str,
     /,
     *,
-    output: Output = None,
-    stages: Stages = None,
-    microbatches: Microbatches = None,
+    output: o.Output = None,
+    stages: o.Stages = None,
+    microbatches: o.Microbatches = None,
     messages: bool = False,
-    set: Overrides | None = None,
-    force: Force = False,
+    set: o.Overrides | None = None,
+    force: o.Force = False,
 ) -> int:
     """Write a schedule as CSV that torch.distributed.pipelining reads.
 
@@ -202,18 +156,10 @@ def schedule_export(
     messages
         Also write sends and receives (torch's format compute_comms).
     """
-    from reports import console, files
-    from scenarios.writing import write_whole
-    from sim.schedule.lowering import lower
-    from sim.schedule.torch_csv import compute_csv, program_csv
+    from reports import files
 
     found = files.schedule(schedule, stages, microbatches, set or ())
-    text = program_csv(lower(found)) if messages else compute_csv(found)
-    if output is None:
-        console.show_text(text, end="")
-    else:
-        write_whole(output, text, force=force)
-        console.wrote((output,), as_json=False)
+    files.export_schedule(found, output, messages=messages, force=force)
     return 0
 
 
@@ -222,10 +168,10 @@ def schedule_check(
     schedule: str,
     /,
     *,
-    stages: Stages = None,
-    microbatches: Microbatches = None,
-    set: Overrides | None = None,
-    json: Json = False,
+    stages: o.Stages = None,
+    microbatches: o.Microbatches = None,
+    set: o.Overrides | None = None,
+    json: o.Json = False,
 ) -> int:
     """Check a schedule: complete, free of cycles, messages in order; which sends deadlock it."""
     from reports import files, terminal
@@ -241,15 +187,15 @@ def slice_tokens(
     scenario: str,
     /,
     *,
-    output: Output = None,
-    set: Overrides | None = None,
-    profile: ProfileFile = None,
-    granularity: Granularity = 8,
-    keep_microbatches: KeepMicrobatches = False,
-    memory: MemoryCap = "",
-    simulations: Simulations = 40,
-    json: Json = False,
-    force: Force = False,
+    output: o.Output = None,
+    set: o.Overrides | None = None,
+    profile: o.ProfileFile = None,
+    granularity: o.Granularity = 8,
+    keep_microbatches: o.KeepMicrobatches = False,
+    memory: o.MemoryCap = "",
+    simulations: o.Simulations = 40,
+    json: o.Json = False,
+    force: o.Force = False,
 ) -> int:
     """Find TeraPipe's slicing of a scenario: how to cut the batch into microbatches and these into
     token slices.
@@ -264,26 +210,10 @@ def slice_tokens(
     output
         Write the scenario with the slicing found to this file.
     """
-    from reports import console, files, scenario_files, terminal_slicing
-    from scenarios.loader import load
-    from sim.planner.search import CHANGED, best_slicing
+    from reports import slicing
 
-    files.check_outputs((output,), force=force)
-    loaded = load(scenario, set or ())
-    found = best_slicing(
-        loaded.scenario,
-        files.profile(profile),
-        granularity=granularity,
-        keep_microbatches=keep_microbatches,
-        memory_bytes=scenario_files.size_in_bytes(memory, "--memory"),
-        simulations=simulations,
-        progress=console.progress(),
-    )
-    if output is not None:
-        scenario_files.write_scenario(output, loaded, found.best.scenario, CHANGED, force=force)
-    terminal_slicing.show_slicing(found, loaded.scenario, as_json=json)
-    console.wrote((output,), as_json=json)
-    return 0
+    asked = slicing.Asked(granularity, keep_microbatches, memory, simulations)
+    return slicing.find(scenario, set or (), profile, asked, output, as_json=json, force=force)
 
 
 @app.command
@@ -291,16 +221,16 @@ def run(
     scenario: str,
     /,
     *,
-    output: Output = None,
-    set: Overrides | None = None,
-    check: Flag = False,
-    profile: ProfileFile = None,
-    checkpoints: Checkpoints = None,
-    resume: Resume = False,
-    report: ReportFile = None,
-    trace: TraceFile = None,
-    json: Json = False,
-    force: Force = False,
+    output: o.Output = None,
+    set: o.Overrides | None = None,
+    check: o.Flag = False,
+    profile: o.ProfileFile = None,
+    checkpoints: o.Checkpoints = None,
+    resume: o.Resume = False,
+    report: o.ReportFile = None,
+    trace: o.TraceFile = None,
+    json: o.Json = False,
+    force: o.Force = False,
 ) -> int:
     """Execute a scenario for real: starts local ranks itself, or joins torchrun's.
 
@@ -366,11 +296,11 @@ def measure(
     scenario: str,
     /,
     *,
-    output: RequiredOutput,
-    set: Overrides | None = None,
-    quick: Flag = False,
-    json: Json = False,
-    force: Force = False,
+    output: o.RequiredOutput,
+    set: o.Overrides | None = None,
+    quick: o.Flag = False,
+    json: o.Json = False,
+    force: o.Force = False,
 ) -> int:
     """Measure this machine with a scenario's shapes: passes, optimizer, messages -> profile.
 
@@ -399,17 +329,17 @@ def measure(
 @app.command
 def calibrate(
     *measured: Path,
-    output: Output = None,
-    runs: Runs = None,
-    device: Device = "",
-    folds: Folds = 0,
-    fold_by: FoldBy = "run",
-    seed: Seed = 0,
-    published: FitPublished = "",
-    collectives: Collectives = None,
-    set: Overrides | None = None,
-    json: Json = False,
-    force: Force = False,
+    output: o.Output = None,
+    runs: o.Runs = None,
+    device: o.Device = "",
+    folds: o.Folds = 0,
+    fold_by: o.FoldBy = "run",
+    seed: o.Seed = 0,
+    published: o.FitPublished = "",
+    collectives: o.Collectives = None,
+    set: o.Overrides | None = None,
+    json: o.Json = False,
+    force: o.Force = False,
 ) -> int:
     """Make a profile from runs: measured.json files of `run`, or old logs of iteration times.
 
@@ -433,46 +363,27 @@ def calibrate(
     output
         The profile to write; none unless given.
     """
-    from reports import console, files, fitting, terminal_scores
-    from sim.cost.profile_file import write_profile
+    from reports import fitting
 
-    files.check_outputs((output,), force=force)
-    mode = "--runs" if runs else "--published"
-    logs = ("--device", "--set", "--collectives", *(("--folds",) if runs else ()))
-    files.refuse_unused(
-        {"measured files": measured, mode: runs or published},
-        {"--folds": folds, "--device": device, "--collectives": collectives, "--set": set},
-        {mode: logs},
-        default=(),
-    )
-    if runs or published:
-        folding = (folds, seed, fold_by)
-        found, sets, notes = fitting.from_log(
-            runs, published, collectives, device, set or (), folding, console.progress()
-        )
-    else:
-        found, sets, notes = fitting.from_runs(measured)
-    if output is not None:
-        write_profile(found, output, force=force)
-    terminal_scores.show_profile(found, output, as_json=json, sets=sets, notes=notes)
-    return 0
+    log = fitting.Log(runs, published, collectives, device, (folds, seed, fold_by))
+    return fitting.calibrate(measured, log, set, output, as_json=json, force=force)
 
 
 @app.command
 def validate(
     *scenario: str,
-    measured: MeasuredFile = None,
-    profile: ProfileFile = None,
-    runs: JudgedRuns = None,
-    device: Device = "",
-    published: JudgedPublished = "",
-    calibrate_on: CalibrateOn = None,
+    measured: o.MeasuredFile = None,
+    profile: o.ProfileFile = None,
+    runs: o.JudgedRuns = None,
+    device: o.Device = "",
+    published: o.JudgedPublished = "",
+    calibrate_on: o.CalibrateOn = None,
     rounds: int = 5,
-    max_error: MaxError = None,
-    set: Overrides | None = None,
-    report: ReportFile = None,
-    json: Json = False,
-    force: Force = False,
+    max_error: o.MaxError = None,
+    set: o.Overrides | None = None,
+    report: o.ReportFile = None,
+    json: o.Json = False,
+    force: o.Force = False,
 ) -> int:
     """Hold simulation against measurement: iteration time, every action, memory.
 
@@ -527,9 +438,9 @@ def report(
     measured: Path,
     /,
     *,
-    output: RequiredOutput,
-    profile: ProfileFile = None,
-    force: Force = False,
+    output: o.RequiredOutput,
+    profile: o.ProfileFile = None,
+    force: o.Force = False,
 ) -> int:
     """Render the HTML report of a measured file, with its prediction beside it.
 
@@ -580,17 +491,9 @@ def run_command_line(tokens: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        from reports.files import is_bad_input
+        from reports.files import exit_of_error
 
-        if getattr(error, "is_run_failure", False):
-            sys.stderr.write(f"{error}\n")
-            if any(token.startswith("--checkpoints") for token in tokens):
-                sys.stderr.write("the same with --resume goes on from the last checkpoint\n")
-            return 3
-        if not is_bad_input(error):
-            raise
-        sys.stderr.write(f"{error}\n")
-        return 2
+        return exit_of_error(error, tokens)
 
 
 if __name__ == "__main__":

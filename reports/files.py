@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from reports import console
 from scenarios.catalogue import profiles, run_tables, tables
 from scenarios.errors import ScenarioError
 from scenarios.loader import Loaded, load, load_cluster
@@ -24,8 +25,9 @@ from sim.prediction import Prediction
 from sim.schedule.build import build_schedule
 from sim.schedule.checks import ScheduleError, check
 from sim.schedule.generators import GENERATORS, interleaved
+from sim.schedule.lowering import lower
 from sim.schedule.schedule import Schedule
-from sim.schedule.torch_csv import read_csv
+from sim.schedule.torch_csv import compute_csv, program_csv, read_csv
 from sim.timeline.memory import MemoryCurve
 from sim.timeline.spans import Timeline
 from sim.timeline.trace import chrome_trace
@@ -53,6 +55,20 @@ def is_bad_input(error: Exception) -> bool:
         return True
     # Without importing what the command did not: executor errors name themselves.
     return bool(getattr(error, "is_bad_input", False))
+
+
+def exit_of_error(error: Exception, tokens: Sequence[str]) -> int:
+    """Say what went wrong with a command line, and its exit code; raises what is not the user's to
+    mend."""
+    if getattr(error, "is_run_failure", False):
+        sys.stderr.write(f"{error}\n")
+        if any(token.startswith("--checkpoints") for token in tokens):
+            sys.stderr.write("the same with --resume goes on from the last checkpoint\n")
+        return 3
+    if not is_bad_input(error):
+        raise error
+    sys.stderr.write(f"{error}\n")
+    return 2
 
 
 def check_outputs(paths: Iterable[Path | None], *, force: bool) -> None:
@@ -166,6 +182,19 @@ def _named_schedule(
         return interleaved(stages // chunks, microbatches, chunks)
     except ValueError as error:
         raise InputError(f"{name}: {error}") from None
+
+
+def export_schedule(found: Schedule, output: Path | None, *, messages: bool, force: bool) -> None:
+    """Write a schedule as torch's CSV, to standard output unless a file is given.
+
+    messages: with its sends and receives.
+    """
+    text = program_csv(lower(found)) if messages else compute_csv(found)
+    if output is None:
+        console.show_text(text, end="")
+        return
+    write_whole(output, text, force=force)
+    console.wrote((output,), as_json=False)
 
 
 def write_trace(

@@ -6,11 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from reports import files
+from reports import console, files, terminal_scores
 from sim.calibration import calibrate_from_runs
 from sim.cost.profile import Profile
+from sim.cost.profile_file import write_profile
 from sim.elastic_measurement import is_elastic_file
 from sim.measurement import read_measurements
+
+
+class Log(NamedTuple):
+    """The log, or the published tables, to fit to.
+
+    folding: how many folds (none for 0), the seed of the shuffle into them, what one keeps
+    together.
+    """
+
+    runs: Path | None
+    published: str
+    collectives: Path | None
+    device: str
+    folding: tuple[int, int, Literal["run", "plan", "model"]]
 
 
 class Fitted(NamedTuple):
@@ -19,6 +34,36 @@ class Fitted(NamedTuple):
     profile: Profile
     sets: Sequence[Mapping[str, object]] = ()
     notes: Sequence[str] = ()
+
+
+def calibrate(
+    measured: Sequence[Path],
+    log: Log,
+    overrides: Sequence[str] | None,
+    output: Path | None,
+    *,
+    as_json: bool,
+    force: bool,
+) -> int:
+    """Make a profile, write it where asked and show it; the exit code."""
+    files.check_outputs((output,), force=force)
+    mode = "--runs" if log.runs else "--published"
+    used = ("--device", "--set", "--collectives", *(("--folds",) if log.runs else ()))
+    given = {"--folds": log.folding[0], "--device": log.device}
+    files.refuse_unused(
+        {"measured files": measured, mode: log.runs or log.published},
+        {**given, "--collectives": log.collectives, "--set": overrides},
+        {mode: used},
+        default=(),
+    )
+    if log.runs or log.published:
+        found, sets, notes = from_log(log, overrides or (), console.progress())
+    else:
+        found, sets, notes = from_runs(measured)
+    if output is not None:
+        write_profile(found, output, force=force)
+    terminal_scores.show_profile(found, output, as_json=as_json, sets=sets, notes=notes)
+    return 0
 
 
 def from_runs(paths: Sequence[Path]) -> Fitted:
@@ -32,26 +77,15 @@ def from_runs(paths: Sequence[Path]) -> Fitted:
     return Fitted(calibrate_from_runs([m for path in paths for m in read_measurements(path)]))
 
 
-def from_log(
-    log: Path | None,
-    published: str,
-    collectives: Path | None,
-    device: str,
-    overrides: Sequence[str],
-    folds: tuple[int, int, Literal["run", "plan", "model"]],
-    progress: Callable[[str], None],
-) -> Fitted:
-    """A profile of a log of iteration times, or of published ones.
-
-    folds: how many (none for 0), the seed of the shuffle into them, what one keeps together.
-    """
+def from_log(log: Log, overrides: Sequence[str], progress: Callable[[str], None]) -> Fitted:
+    """A profile of a log of iteration times, or of published ones."""
     from sim import log_calibration, training_data
 
-    cluster = files.cluster(device, overrides)
+    cluster = files.cluster(log.device, overrides)
     data = training_data.read_training(
-        cluster, log=log, published=published, collectives=collectives
+        cluster, log=log.runs, published=log.published, collectives=log.collectives
     )
-    count, seed, by = folds
+    count, seed, by = log.folding
     folding = log_calibration.Folding(count=count, seed=seed, by=by) if count else None
     fitted = log_calibration.calibrate_from_log(data, cluster, progress, folding)
     return Fitted(fitted.profile, fitted.sets, fitted.notes)

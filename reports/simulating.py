@@ -1,0 +1,40 @@
+"""What `simulate` does: one iteration of a scenario, or a whole run of epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reports import console, files, scenario_files, terminal
+from sim.prediction import predict
+
+
+def simulate(
+    name: str,
+    overrides: Sequence[str],
+    profile: Path | None,
+    outputs: tuple[Path | None, Path | None],
+    *,
+    as_json: bool,
+    force: bool,
+) -> int:
+    """Simulate a scenario, write what was asked for and show its figures; the exit code.
+
+    outputs: the HTML report and the trace.
+    """
+    report, trace = outputs
+    files.check_outputs(outputs, force=force)
+    used = files.profile(profile)
+    loaded = scenario_files.load_ready(name, overrides, used, console.progress())
+    if loaded.scenario.elastic is not None:
+        from reports import elastic_files
+
+        return elastic_files.simulate(loaded, used, outputs, as_json=as_json, force=force)
+    found = predict(loaded.scenario, used, draws=15 if profile else 0)
+    if trace is not None:
+        files.write_trace(trace, found.timeline, found.memory or (), force=force)
+    if report is not None:
+        files.write_report(report, found, loaded, force=force)
+    terminal.show_prediction(found, as_json=as_json)
+    console.wrote(outputs, as_json=as_json)
+    return 0
