@@ -1,0 +1,56 @@
+"""What a candidate layout needs: its peak of memory, a lower bound of its time, its time."""
+
+from __future__ import annotations
+
+from scenarios.schema import Plan, Scenario
+from sim.cost.profile import Profile, require_device
+from sim.cost.table import cost_table
+from sim.engine.simpy_engine import simulate
+from sim.planner.layouts.plans import scenario_with
+from sim.schedule.actions import COMPUTE, RECEIVES, SENDS, Kind
+from sim.schedule.build import build_program, build_schedule
+from sim.workload.memory import memory_model, peak_bytes
+
+_OWN = COMPUTE | SENDS | RECEIVES | {Kind.OPTIMIZER}
+
+
+class Evaluator:
+    """Evaluates plans of one model on one cluster; what plans have in common is kept."""
+
+    def __init__(self, scenario: Scenario, profile: Profile | None = None) -> None:
+        """scenario: its model and cluster count, its plan does not.
+
+        Raises ValueError where it has no model or no cluster, ProfileMismatch for a profile of
+        another device.
+        """
+        require_device(profile, scenario)
+        if scenario.model is None or scenario.cluster is None:
+            raise ValueError(f"scenario {scenario.name} needs a model and a cluster to lay out")
+        self.scenario = scenario
+        self.profile = profile
+
+    def peak_bytes(self, plan: Plan) -> int:
+        """The largest peak of a rank's memory: `sim.workload.memory.peak_bytes`."""
+        scenario = scenario_with(self.scenario, plan)
+        schedule = build_schedule(scenario)
+        model = memory_model(scenario, schedule)
+        assert model is not None, "there is a model"
+        return max(peak_bytes(model, schedule))
+
+    def bound_ns(self, plan: Plan) -> int:
+        """No more than `iteration_ns`: what the busiest rank's processor does takes that long, as
+        it does one thing at a time."""
+        scenario = scenario_with(self.scenario, plan)
+        program = build_program(scenario)
+        costs = cost_table(scenario, program, self.profile)
+        return max(
+            sum(costs.duration_ns(a) for step in steps for a in step if a.kind in _OWN)
+            for steps in program.steps
+        )
+
+    def iteration_ns(self, plan: Plan) -> int:
+        """The simulated iteration."""
+        scenario = scenario_with(self.scenario, plan)
+        program = build_program(scenario)
+        costs = cost_table(scenario, program, self.profile)
+        return simulate(program, costs).iteration_ns
