@@ -18,6 +18,13 @@ from dataclasses import replace
 from typing import Literal
 
 from sim.schedule.actions import Action, Kind
+from sim.schedule.rules import (
+    backward_piece,
+    forward_piece,
+    interleaved_warm_up,
+    one_forward_one_backward_warm_up,
+    turn,
+)
 from sim.schedule.schedule import Schedule, looped_placement
 
 
@@ -104,7 +111,7 @@ def one_forward_one_backward(
         if rank < frozen_stages:
             orders.append(tuple(forwards))
             continue
-        warm_up = min(num_ranks - 1 - rank + max(counts) - 1, len(forwards))
+        warm_up = one_forward_one_backward_warm_up(num_ranks, rank, max(counts), len(forwards))
         orders.append(tuple(interleave(forwards, backwards, warm_up)))
     return Schedule(
         name="1f1b",
@@ -134,25 +141,15 @@ def interleaved(num_ranks: int, num_microbatches: int, num_chunks: int) -> Sched
             f"an interleaved schedule of {num_ranks} ranks needs a multiple of {num_ranks} "
             f"microbatches, not {num_microbatches}"
         )
-    group = num_ranks * num_chunks
     total = num_microbatches * num_chunks
+    forwards = [forward_piece(k, num_ranks, num_chunks, 1) for k in range(total)]
+    backwards = [backward_piece(k, num_ranks, num_chunks, 1) for k in range(total)]
     orders = []
     for rank in range(num_ranks):
-
-        def passed(kind: Kind, rank: int = rank) -> list[Action]:
-            found = []
-            for k in range(total):
-                chunk = k % group // num_ranks
-                if kind is Kind.BACKWARD:
-                    chunk = num_chunks - 1 - chunk
-                microbatch = k // group * num_ranks + k % num_ranks
-                found.append(Action(kind, chunk * num_ranks + rank, microbatch))
-            return found
-
-        warm_up = min(2 * (num_ranks - 1 - rank) + (num_chunks - 1) * num_ranks, total)
-        if num_microbatches == num_ranks:
-            warm_up = total
-        orders.append(tuple(interleave(passed(Kind.FORWARD), passed(Kind.BACKWARD), warm_up)))
+        forth = [Action(Kind.FORWARD, c * num_ranks + rank, i) for c, i, _ in forwards]
+        back = [Action(Kind.BACKWARD, c * num_ranks + rank, i) for c, i, _ in backwards]
+        warm_up = interleaved_warm_up(num_ranks, rank, num_chunks, total)
+        orders.append(tuple(interleave(forth, back, warm_up)))
     return Schedule(
         name="interleaved",
         orders=tuple(orders),
@@ -162,11 +159,8 @@ def interleaved(num_ranks: int, num_microbatches: int, num_chunks: int) -> Sched
 
 def interleave(forwards: list[Action], backwards: list[Action], warm_up: int) -> list[Action]:
     """`warm_up` forward passes, then one forward and one backward in turn, then the backwards."""
-    order = list(forwards[:warm_up])
-    steady = len(forwards) - warm_up
-    for i in range(steady):
-        order += [forwards[warm_up + i], backwards[i]]
-    return order + list(backwards[steady:])
+    turns = (turn(position, warm_up, len(forwards)) for position in range(2 * len(forwards)))
+    return [backwards[number] if back else forwards[number] for back, number in turns]
 
 
 GENERATORS: dict[str, Callable[..., Schedule]] = {
