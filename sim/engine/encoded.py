@@ -46,7 +46,7 @@ NOTHING = -1
 """In `slot` and `about`: this op has none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Encoded:
     """A program's ops.
 
@@ -61,7 +61,8 @@ class Encoded:
     meeting_size: (num_meetings,) int32: ranks that meet.
     slots: what each cost is of: a CostKey where costs depend on no more, else the action itself.
     transfer_slots: likewise, by the SEND action.
-    action_of: an op's action, for spans and for who waits; None where nobody will ask.
+    action_of: an op's action, for spans and for who waits (that of an AWAIT is the RECV, of an
+        AWAIT_SENT the SEND); None where nobody will ask.
     step_of: the (rank, step) of the program that an op came from, where there is a program.
     """
 
@@ -103,7 +104,8 @@ class Prices:
     first_link: (len(transfer_slots) + 1,) int64, and links: int32: a transfer's links are
         links[first_link[t]] up to links[first_link[t + 1]], numbered from 0 without gaps.
     num_links: how many there are.
-    processors: (num_ranks,) int32 where ranks share processors, else of length 0.
+    processors: (num_ranks,) int32 where ranks share processors, NOTHING for a rank alone on its
+        own; else of length 0.
     """
 
     duration_ns: NDArray[np.int64]
