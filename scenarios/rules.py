@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from scenarios import elastic_rules, model_rules, slice_rules
+from scenarios import elastic_rules, model_rules, slice_rules, training_rules
 from scenarios.schema import GivenCosts, Scenario, StageCosts
 
 Finding: TypeAlias = tuple[str, str]
@@ -408,6 +408,7 @@ RULES: tuple[Rule, ...] = (
     Rule(reads=("plan.precision", "cluster.device.matmul_peak", "costs"), find=_precision),
     Rule(reads=model_rules.READS, find=model_rules.find),
     Rule(reads=elastic_rules.READS, find=elastic_rules.find),
+    Rule(reads=training_rules.READS, find=training_rules.find),
     Rule(reads=("cluster.nics_per_node", "cluster.devices_per_node"), find=_nics),
     Rule(reads=("cluster.device.memory", "cluster.device.reserved_memory"), find=_memory),
     Rule(reads=("cluster.device.kind", "cluster.nodes", "execution.transport"), find=_transport),

@@ -33,7 +33,9 @@ from scenarios.hardware import Device as Device
 from scenarios.hardware import Efficiency as Efficiency
 from scenarios.hardware import Link as Link
 from scenarios.hardware import Precision as Precision
-from scenarios.units import Bytes, Count, DurationNs
+from scenarios.training import Stragglers as Stragglers
+from scenarios.training import Training as Training
+from scenarios.units import Bytes, DurationNs
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -347,14 +349,6 @@ class Plan:
     def reduced_precision(self) -> Precision:
         """Type in which gradients are accumulated and reduced, resolved."""
         return self.gradient_precision if self.gradient_precision is not None else self.precision
-
-
-@dataclass(frozen=True, kw_only=True, config=CONFIG)
-class Training:
-    """The whole training run, for days and money."""
-
-    tokens: Count
-    """Tokens to train on."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
