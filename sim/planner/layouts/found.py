@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from scenarios.schema import Plan, Scenario
@@ -39,6 +39,9 @@ class Space:
     over_memory: those that do not fit, by the exact memory model. bounded: those that a lower bound
     of their time shows to be no better than one that was simulated.
     refused: combinations that the rules do not allow, which are not counted among the candidates.
+    sizes: how many values each dimension has among the candidates.
+    smallest_peak_bytes: the peak of the layout that needs least memory, `smallest_plan`; None where
+    there is no candidate.
     """
 
     num_devices: int
@@ -47,6 +50,26 @@ class Space:
     bounded: int
     simulated: int
     refused: int
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    smallest_peak_bytes: int | None = None
+    smallest_plan: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a search is, in one number of devices.
+
+    counted: candidates; settled: of them over memory, bounded or simulated so far.
+    best_ns: the fastest iteration so far; None before the first.
+    what: which part of the search goes on.
+    """
+
+    num_devices: int
+    counted: int
+    settled: int
+    simulated: int
+    best_ns: int | None
+    what: Literal["counting", "simulating", "reasons", "sensitivity"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +117,8 @@ class PlanSearch:
 
     scenario: what was asked: model, cluster, global batch; its own plan is `baseline`'s, simulated
     like the others where it is complete and fits.
-    best: by the objective; ranked: the best layouts, best first (`best` is the first).
+    best: by the objective; ranked: the best layouts, best first (`best` is the first); empty where
+    none fits.
     front: layouts that no other one beats in time, memory and cost at once, by time.
     spaces: one per number of devices. seconds: how long the search took.
     shares: of the winner's rank-time by category, for the reasons.
@@ -114,5 +138,13 @@ class PlanSearch:
 
     @property
     def best(self) -> Candidate:
-        """The best layout by the objective."""
+        """The best layout by the objective; there is none where `ranked` is empty, as nothing
+        fits."""
         return self.ranked[0]
+
+    @property
+    def meets_deadline(self) -> bool | None:
+        """Whether the best layout does; None where no deadline was asked, or nothing fits."""
+        if self.deadline_days is None or not self.ranked or self.best.days is None:
+            return None
+        return self.best.days <= self.deadline_days
