@@ -26,7 +26,7 @@ def test_a_plan_of_so_many_devices_keeps_the_rules(devices: int, nics: int) -> N
 
 def test_whole_nodes_only() -> None:
     cluster = load_cluster("dgx-a100")
-    with pytest.raises(NotWholeNodes, match="1020 devices .* 1016 or 1024 would work"):
+    with pytest.raises(NotWholeNodes, match=r"1020 devices .* 1016 or 1024 would work"):
         resized(cluster, 1020)
-    with pytest.raises(NotWholeNodes, match="0 devices .* nodes of 8: 8 would work"):
+    with pytest.raises(NotWholeNodes, match=r"0 devices .* nodes of 8: 8 would work"):
         resized(cluster, 0)
