@@ -26,6 +26,7 @@ from sim.timeline.critical_path import CriticalPath, critical_path
 from sim.timeline.figures import Figures, figures
 from sim.timeline.memory import MemoryCurve, memory_curves
 from sim.timeline.spans import Timeline
+from sim.training_run import TrainingOutlook, outlook, outlook_json
 from sim.workload.flops import hardware_flops, model_flops
 from sim.workload.memory import memory_model
 
@@ -56,6 +57,12 @@ class Prediction:
     def critical_path(self) -> CriticalPath:
         """What the iteration time is made of."""
         return critical_path(self.timeline, self.program)
+
+    @cached_property
+    def training(self) -> TrainingOutlook | None:
+        """What the scenario's training run comes to, with failures, checkpoints and slow devices;
+        None without one."""
+        return outlook(self.scenario, self.iteration_ns, self.program, self.costs)
 
 
 def predict(
@@ -172,6 +179,7 @@ def summary(prediction: Prediction) -> dict[str, object]:
             **{k: v / 1e9 for k, v in prediction.critical_path.time_by_kind().items()},
         },
         "assumed": [{"what": w, "share": share} for w, share in prediction.costs.assumed],
+        "training": outlook_json(prediction.training),
     }
     if prediction.spread_ns is not None:
         result["iteration_quartiles_s"] = [t / 1e9 for t in prediction.spread_ns]
@@ -208,7 +216,8 @@ def figures_json(
 
 def rates(scenario: Scenario, iteration_s: float) -> dict[str, float | None]:
     """Throughput figures of an iteration time: TFLOP/s, MFU, sequences and tokens per second, and
-    the days and dollars of the whole training run."""
+    the days and dollars of the whole training run where nothing fails, is saved or is slow (what it
+    comes to with that is `Prediction.training`)."""
     result: dict[str, float | None] = dict.fromkeys(
         (
             "model_tflops_per_gpu",
