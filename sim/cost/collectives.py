@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from scenarios.schema import Cluster, Plan
-from sim.cost.links import Network, bytes_per_ns, devices_by_rank
+from sim.cost.links import (
+    Network,
+    Placed,
+    bytes_per_ns,
+    devices_by_rank,
+    devices_placed,
+    placed,
+)
 from sim.cost.parts import larger
 
 
@@ -55,12 +62,16 @@ def whole_group(cluster: Cluster, plan: Plan) -> Group:
 
 def tensor_group(cluster: Cluster, plan: Plan) -> Group:
     """The tensor-parallel group that spans most nodes, with all others beside it."""
-    return _beside_all_others(plan, cluster, _widest_tensor_group(plan, cluster.devices_per_node))
+    return _beside_all_others(
+        plan, cluster, _widest_tensor_group(placed(plan), cluster.devices_per_node)
+    )
 
 
 def data_group(cluster: Cluster, plan: Plan) -> Group:
     """The data-parallel group that spans most nodes, with all others beside it."""
-    return _beside_all_others(plan, cluster, _widest_data_group(plan, cluster.devices_per_node))
+    return _beside_all_others(
+        plan, cluster, _widest_data_group(placed(plan), cluster.devices_per_node)
+    )
 
 
 def tied_group(cluster: Cluster, plan: Plan, ranks: Sequence[int]) -> Group:
@@ -79,18 +90,18 @@ def _beside_all_others(plan: Plan, cluster: Cluster, spread: tuple[int, int]) ->
 
 
 @lru_cache(maxsize=1024)
-def _widest_tensor_group(plan: Plan, devices_per_node: int) -> tuple[int, int]:
-    t = plan.tensor
+def _widest_tensor_group(where: Placed, devices_per_node: int) -> tuple[int, int]:
+    t = where.tensor
     groups = (
-        devices[i * t : (i + 1) * t] for devices in devices_by_rank(plan) for i in range(plan.data)
+        devices[i * t : (i + 1) * t] for devices in devices_placed(where) for i in range(where.data)
     )
     return _widest(groups, devices_per_node)
 
 
 @lru_cache(maxsize=1024)
-def _widest_data_group(plan: Plan, devices_per_node: int) -> tuple[int, int]:
+def _widest_data_group(where: Placed, devices_per_node: int) -> tuple[int, int]:
     groups = (
-        devices[i :: plan.tensor] for devices in devices_by_rank(plan) for i in range(plan.tensor)
+        devices[i :: where.tensor] for devices in devices_placed(where) for i in range(where.tensor)
     )
     return _widest(groups, devices_per_node)
 

@@ -28,16 +28,57 @@ def message_bytes_per_ns(link: Link) -> float:
     return min(link.bandwidth / 1e9, bytes_per_ns(link) * link.message_share)
 
 
-@lru_cache(maxsize=1024)
+class Placed(NamedTuple):
+    """Where a plan puts its ranks: all of it that links and groups depend on, whatever the rest."""
+
+    tensor: int
+    data: int
+    pipeline: int
+    placement: str
+    devices: tuple[int, ...] | None
+    broadcast_messages: bool
+
+
+def placed(plan: Plan) -> Placed:
+    """What of a plan says where its ranks are."""
+    return Placed(
+        plan.tensor,
+        plan.data,
+        plan.pipeline,
+        plan.placement,
+        plan.devices,
+        plan.broadcast_messages,
+    )
+
+
 def devices_by_rank(plan: Plan) -> tuple[tuple[int, ...], ...]:
     """The devices of each pipeline rank: its data replicas in turn, tensor ranks innermost."""
+    return devices_placed(placed(plan))
+
+
+@lru_cache(maxsize=256)
+def devices_placed(where: Placed) -> tuple[tuple[int, ...], ...]:
+    """The same by where the ranks are."""
+    tensor, data, pipeline, placement, devices, _ = where
+    plan = Plan(
+        tensor=tensor,
+        data=data,
+        pipeline=pipeline,
+        placement=placement,  # type: ignore[arg-type]
+        devices=devices,
+    )
+    if devices is not None:
+        return tuple(
+            tuple(plan.device_of(r, i, part) for i in range(data) for part in range(tensor))
+            for r in range(pipeline)
+        )
+    # A placement gives each degree a step between neighbours.
+    onward, beside, within = (plan.device_of(*one) for one in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
     return tuple(
         tuple(
-            plan.device_of(rank, replica, part)
-            for replica in range(plan.data)
-            for part in range(plan.tensor)
+            r * onward + i * beside + part * within for i in range(data) for part in range(tensor)
         )
-        for rank in range(plan.pipeline)
+        for r in range(pipeline)
     )
 
 
@@ -79,7 +120,7 @@ class Network:
         every message between nodes; copies that drift apart.
         """
         cluster = self.cluster
-        route = _route(self.plan, cluster.devices_per_node, cluster.nics_per_node, sender, receiver)
+        route = route_of(placed(self.plan), cluster, sender, receiver)
         link = cluster.inter_node if route.sharing else cluster.intra_node
         shared = route.sharing * cluster.oversubscription if route.sharing else 1
         return Transfer(
@@ -90,7 +131,7 @@ class Network:
         )
 
 
-class _Route(NamedTuple):
+class Route(NamedTuple):
     """Of a message's copies the one that takes longest: how many share its NIC (0 within a node),
     and the links that it holds."""
 
@@ -98,21 +139,26 @@ class _Route(NamedTuple):
     resources: tuple[int, ...]
 
 
-@lru_cache(maxsize=4096)
+def route_of(where: Placed, cluster: Cluster, sender: int, receiver: int) -> Route:
+    """The route of a message between two pipeline ranks."""
+    return _route(where, cluster.devices_per_node, cluster.nics_per_node, sender, receiver)
+
+
+@lru_cache(maxsize=16384)
 def _route(
-    plan: Plan, devices_per_node: int, nics_per_node: int, sender: int, receiver: int
-) -> _Route:
-    held = devices_by_rank(plan)
+    where: Placed, devices_per_node: int, nics_per_node: int, sender: int, receiver: int
+) -> Route:
+    held = devices_placed(where)
     sources, targets = held[sender], held[receiver]
-    if plan.broadcast_messages:
-        t, onward = plan.tensor, sender < receiver
+    if where.broadcast_messages:
+        t, onward = where.tensor, sender < receiver
         sources = sources[t - 1 :: t] if onward else sources[::t]
         targets = targets[::t] if onward else targets[t - 1 :: t]
     pairs = list(zip(sources, targets, strict=True))
     crossing = [(a, b) for a, b in pairs if a // devices_per_node != b // devices_per_node]
     if not crossing:
         source, target = pairs[0]
-        return _Route(0, tuple(sorted((4 * source + 2, 4 * target + 3))))
+        return Route(0, tuple(sorted((4 * source + 2, 4 * target + 3))))
     nics = [
         (_nic_of(a, devices_per_node, nics_per_node), _nic_of(b, devices_per_node, nics_per_node))
         for a, b in crossing
@@ -120,7 +166,7 @@ def _route(
     egress, ingress = Counter(a for a, _ in nics), Counter(b for _, b in nics)
     source, target = max(nics, key=lambda pair: max(egress[pair[0]], ingress[pair[1]]))
     resources = tuple(sorted((4 * source, 4 * target + 1)))
-    return _Route(max(egress[source], ingress[target]), resources)
+    return Route(max(egress[source], ingress[target]), resources)
 
 
 def _nic_of(device: int, devices_per_node: int, nics_per_node: int) -> int:
