@@ -152,17 +152,28 @@ def _put(
 
 
 @compiled
-def _slot_of(numbers: Numbers, listed: Numbers, kind: int, stage: int, slice_index: int) -> int:
-    """The slot of a (kind, stage, slice), numbered as they come."""
-    found = numbers[kind, stage, slice_index]
-    if found < 0:
-        found = listed[-1, 0]
-        listed[-1, 0] += 1
-        numbers[kind, stage, slice_index] = found
-        listed[found, 0] = kind
-        listed[found, 1] = stage
-        listed[found, 2] = slice_index
-    return int(found)
+def _key(kind: int, stage: int, slice_index: int, sizes: Sizes) -> int:
+    """What a slot is of, as one number; `number_slots` turns it into the slot's."""
+    return (kind * sizes[1] + stage) * sizes[2] + slice_index
+
+
+@compiled
+def number_slots(slot: Numbers, numbers: Numbers, keys: Numbers) -> int:
+    """Turn what slots are of into their numbers, in the order in which they come.
+
+    slot: (ops,), NOTHING or a key, written. numbers: by key, NOTHING so far. keys: by number,
+    written as far as there are slots, which are counted.
+    """
+    count = 0
+    for at in range(len(slot)):
+        key = slot[at]
+        if key >= 0:
+            if numbers[key] < 0:
+                numbers[key] = count
+                keys[count] = key
+                count += 1
+            slot[at] = numbers[key]
+    return count
 
 
 @compiled
@@ -171,15 +182,13 @@ def _flush(
     slot: Numbers,
     about: Numbers,
     at: int,
-    numbers: Numbers,
-    listed: Numbers,
     flush: Numbers,
     meetings: Numbers,
     rank: int,
-    num_ranks: int,
-    num_stages: int,
+    sizes: Sizes,
 ) -> int:
     """What follows a rank's passes; see `lower_orders`."""
+    num_ranks, num_stages = sizes[0], sizes[1]
     early = flush[0] == BESIDE
     for kind in (REDUCE, TIED, NORM, STEP, GATHER):
         wanted = flush[kind - REDUCE] == 1
@@ -191,7 +200,7 @@ def _flush(
         for stage in range(rank, num_stages if by_stage else rank + 1, num_ranks):
             if early:
                 at = _put(op, slot, about, at, _DRAIN, -1, -1)
-            number = _slot_of(numbers, listed, kind, 0 if kind == TIED else stage, 0)
+            number = _key(kind, 0 if kind == TIED else stage, 0, sizes)
             if kind == STEP:
                 at = _put(op, slot, about, at, _WORK, number, -1)
                 continue
@@ -214,28 +223,27 @@ def _step(
     slot: Numbers,
     about: Numbers,
     at: int,
-    numbers: Numbers,
-    listed: Numbers,
     batch: Numbers,
     begin: int,
     end: int,
     rank: int,
+    sizes: Sizes,
 ) -> int:
     """A step of messages that is waited for; batch: see `_blocking_rank`."""
     for i in range(begin, end):
         if batch[i, 1] == SEND_F or batch[i, 1] == SEND_B:
-            number = _slot_of(numbers, listed, batch[i, 1], batch[i, 2], batch[i, 3])
+            number = _key(batch[i, 1], batch[i, 2], batch[i, 3], sizes)
             at = _put(op, slot, about, at, _SEND, number, batch[i, 0])
         else:
             at = _put(op, slot, about, at, _RECEIVE, -1, batch[i, 0])
     for i in range(begin, end):
         if batch[i, 1] == RECV_F or batch[i, 1] == RECV_B:
-            number = _slot_of(numbers, listed, batch[i, 1], batch[i, 2], batch[i, 3])
+            number = _key(batch[i, 1], batch[i, 2], batch[i, 3], sizes)
             at = _put(op, slot, about, at, _AWAIT, number, batch[i, 0])
     for i in range(begin, end):
         if batch[i, 1] == SEND_F or batch[i, 1] == SEND_B:
             at = _put(op, slot, about, at, _AWAIT_SENT, -1, batch[i, 0])
-    number = _slot_of(numbers, listed, EXCHANGE, rank, 0)
+    number = _key(EXCHANGE, rank, 0, sizes)
     return _put(op, slot, about, at, _WORK, number, -1)
 
 
@@ -245,8 +253,6 @@ def _blocking_rank(
     slot: Numbers,
     about: Numbers,
     at: int,
-    numbers: Numbers,
-    listed: Numbers,
     backward: Bytes,
     stage: Numbers,
     slice_index: Numbers,
@@ -255,11 +261,11 @@ def _blocking_rank(
     reduced_after: Numbers,
     mode: int,
     rank: int,
-    num_ranks: int,
+    sizes: Sizes,
 ) -> int:
     """The ops of a rank's passes where messages are waited for between them."""
-    length = len(backward)
-    chunked = len(reduced_after) > num_ranks and mode != SERIAL
+    length, num_ranks = len(backward), sizes[0]
+    chunked = sizes[1] > num_ranks and mode != SERIAL
     joined = chunked or mode == EXCHANGED
     # A forward and the backward pass after it are one slot, unless all forward passes come first.
     last_forward, first_backward = -1, length
@@ -288,14 +294,14 @@ def _blocking_rank(
             after = count if joined else begin + 1
             if mode != SERIAL and after < count and batch[after, 4] == batch[begin, 4]:
                 after += 1
-            at = _step(op, slot, about, at, numbers, listed, batch, begin, after, rank)
+            at = _step(op, slot, about, at, batch, begin, after, rank, sizes)
             begin = after
         count = 0
         for i in range(position, end):
-            number = _slot_of(numbers, listed, backward[i], stage[i], slice_index[i])
+            number = _key(backward[i], stage[i], slice_index[i], sizes)
             at = _put(op, slot, about, at, _PASS, number, -1)
             if reduced_after[stage[i]] == i:
-                number = _slot_of(numbers, listed, REDUCE, stage[i], 0)
+                number = _key(REDUCE, stage[i], 0, sizes)
                 at = _put(op, slot, about, at, _BESIDE, number, -1)
             if sent[i] >= 0:
                 batch[count, 0] = sent[i]
@@ -314,8 +320,6 @@ def _overlapped_rank(
     slot: Numbers,
     about: Numbers,
     at: int,
-    numbers: Numbers,
-    listed: Numbers,
     backward: Bytes,
     stage: Numbers,
     slice_index: Numbers,
@@ -324,6 +328,7 @@ def _overlapped_rank(
     reduced_after: Numbers,
     posted: Numbers,
     messages: Numbers,
+    sizes: Sizes,
 ) -> int:
     """The ops of a rank's passes where messages go on by themselves; posted: the rank's row."""
     for i in range(len(backward)):
@@ -331,15 +336,15 @@ def _overlapped_rank(
             at = _put(op, slot, about, at, _RECEIVE, -1, messages[n])
         back, here, j = backward[i], stage[i], slice_index[i]
         if received[i] >= 0:
-            number = _slot_of(numbers, listed, RECV_B if back else RECV_F, here, j)
+            number = _key(RECV_B if back else RECV_F, here, j, sizes)
             at = _put(op, slot, about, at, _AWAIT, number, received[i])
-        number = _slot_of(numbers, listed, back, here, j)
+        number = _key(back, here, j, sizes)
         at = _put(op, slot, about, at, _PASS, number, -1)
         if reduced_after[here] == i:
-            number = _slot_of(numbers, listed, REDUCE, here, 0)
+            number = _key(REDUCE, here, 0, sizes)
             at = _put(op, slot, about, at, _BESIDE, number, -1)
         if sent[i] >= 0:
-            number = _slot_of(numbers, listed, SEND_B if back else SEND_F, here, j)
+            number = _key(SEND_B if back else SEND_F, here, j, sizes)
             at = _put(op, slot, about, at, _SEND, number, sent[i])
     return at
 
@@ -383,17 +388,14 @@ def lower_orders(
     slot: Numbers,
     about: Numbers,
     first: NDArray[np.int64],
-    numbers: Numbers,
-    listed: Numbers,
     meetings: Numbers,
 ) -> None:
     """Write the ops of every rank.
 
     sizes: ranks, stages, slices. firsts: see `number_messages`. flush: (5,): NONE, AFTER or BESIDE,
     then whether there are TIED, NORM, STEP and GATHER.
-    op, slot, about: as in Encoded, with room for all. first: (num_ranks + 1,).
-    numbers: (kinds, stages, slices), slots, NOTHING so far. listed: (slots + 1, 3): kind, stage
-    and slice of each slot; the last row's first entry counts them (0 so far).
+    op, slot, about: as in Encoded, with room for all, but slots as keys (see `number_slots`).
+    first: (num_ranks + 1,).
     meetings: (3 + 2 num_stages, 2): by what meets its number (NOTHING so far); by number its size;
     the last row's first entry counts them (0 so far).
     """
@@ -417,13 +419,9 @@ def lower_orders(
         rows = backward[rank], stage[rank], slice_index[rank], received[rank], sent[rank]
         if mode == OVERLAPPED:
             at = _overlapped_rank(
-                op, slot, about, at, numbers, listed, *rows, reduced_after, posted[rank], messages
+                op, slot, about, at, *rows, reduced_after, posted[rank], messages, sizes
             )
         else:
-            at = _blocking_rank(
-                op, slot, about, at, numbers, listed, *rows, reduced_after, mode, rank, num_ranks
-            )
-        at = _flush(
-            op, slot, about, at, numbers, listed, flush, meetings, rank, num_ranks, num_stages
-        )
+            at = _blocking_rank(op, slot, about, at, *rows, reduced_after, mode, rank, sizes)
+        at = _flush(op, slot, about, at, flush, meetings, rank, sizes)
         first[rank + 1] = at

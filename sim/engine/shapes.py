@@ -92,8 +92,6 @@ def _encode(shape: Shape) -> Encoded:
     most += (3 if shape.mode == "overlapped" else 6) * num_messages + 2 * (3 * ranks + 2 * stages)
     op, slot, about = np.empty(most, np.int8), np.empty(most, np.int32), np.empty(most, np.int32)
     first = np.zeros(ranks + 1, np.int64)
-    numbers = np.full((len(_KINDS), stages, slices), NOTHING, np.int32)
-    listed = np.zeros((numbers.size + 1, 3), np.int32)
     meetings = np.full((3 + 2 * stages, 2), NOTHING, np.int32)
     meetings[-1, 0] = 0
     kernels.lower_orders(
@@ -106,11 +104,14 @@ def _encode(shape: Shape) -> Encoded:
         slot,
         about,
         first,
-        numbers,
-        listed,
         meetings,
     )
     num_ops = int(first[-1])
+    numbers = np.full(len(_KINDS) * stages * slices, NOTHING, np.int32)
+    keys = np.empty(len(numbers), np.int32)
+    num_slots = kernels.number_slots(slot[:num_ops], numbers, keys)
+    kind_and_stage, slice_index = np.divmod(keys[:num_slots], slices)
+    slot_of = np.stack((*np.divmod(kind_and_stage, stages), slice_index), axis=1)
     return Encoded(
         first=first,
         op=op[:num_ops].copy(),
@@ -120,7 +121,7 @@ def _encode(shape: Shape) -> Encoded:
         receiver=receiver,
         transfer_slot=transfer_slot,
         meeting_size=meetings[: int(meetings[-1, 0]), 1].copy(),
-        slots=_keys(listed[: int(listed[-1, 0])].tolist()),
+        slots=_keys(slot_of.tolist()),
         transfer_slots=_keys(transfers.tolist()),
     )
 
