@@ -53,7 +53,7 @@ def compose(name_or_path: str | Path, overrides: tuple[str, ...] = ()) -> Compos
         raise _unknown(name_or_path, error) from None
     reader = _Reader()
     root = reader.file(found, chain=())
-    above = [reader.override(override) for override in overrides]
+    above = [override_tree(text, reader.problems) for text in overrides]
     trees = variant_trees(root, above, reader.problems)
     if variant is not None:
         try:
@@ -70,6 +70,29 @@ def compose(name_or_path: str | Path, overrides: tuple[str, ...] = ()) -> Compos
         variant=variant,
         variants=trees,
     )
+
+
+def override_tree(text: str, problems: list[Problem]) -> Node:
+    """Read `plan.data=2` as a tree with one value; what is wrong with it is added to `problems`.
+
+    Raises ScenarioError where the value is not YAML.
+    """
+    shown = " ".join(text.split())
+    origin = Origin(file=f"--set {shown}")
+    name, equals, value = text.partition("=")
+    parts: tuple[Key, ...] = tuple(read_key(part.strip()) for part in name.split("."))
+    message = ""
+    if not equals or any(part == "" for part in parts):
+        message = "is not an override: write a field and its value, as `plan.micro_batch=2`"
+    elif parts[0] == "extends":
+        message = "`extends` belongs in a file: write one with `extends:` and this scenario"
+    if message:
+        problems.append(Problem.at(origin, "", message))
+        return Node(value={}, at=origin, key=origin)
+    node = parse_override(value, origin, problems)
+    for part in reversed(parts):
+        node = Node(value={part: node}, at=origin, key=origin)
+    return node
 
 
 def _unknown(name: str | Path, error: LookupError) -> ScenarioError:
@@ -162,22 +185,3 @@ class _Reader:
 
     def _add(self, origin: Origin, message: str) -> None:
         self.problems.append(Problem.at(origin, "extends", message))
-
-    def override(self, text: str) -> Node:
-        """Read `plan.data=2` as a tree with one value."""
-        shown = " ".join(text.split())
-        origin = Origin(file=f"--set {shown}")
-        name, equals, value = text.partition("=")
-        parts: tuple[Key, ...] = tuple(read_key(part.strip()) for part in name.split("."))
-        message = ""
-        if not equals or any(part == "" for part in parts):
-            message = "is not an override: write a field and its value, as `plan.micro_batch=2`"
-        elif parts[0] == "extends":
-            message = "`extends` belongs in a file: write one with `extends:` and this scenario"
-        if message:
-            self.problems.append(Problem.at(origin, "", message))
-            return Node(value={}, at=origin, key=origin)
-        node = parse_override(value, origin, self.problems)
-        for part in reversed(parts):
-            node = Node(value={part: node}, at=origin, key=origin)
-        return node

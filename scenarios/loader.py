@@ -57,11 +57,11 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     """
     composed = compose(name_or_path, tuple(overrides))
     problems = list(composed.problems)
-    found = _resolve(composed, composed.root, composed.variant, problems)
+    found = resolve(composed, composed.root, composed.variant, problems)
     variants, of_variants = [], list[Problem]()
     for name, tree in composed.variants.items():
         own: list[Problem] = []
-        variants.append(_resolve(composed, tree, name, own))
+        variants.append(resolve(composed, tree, name, own))
         new = (p for p in own if p not in problems)
         of_variants += [replace(p, message=f"{p.message} (in variant `{name}`)") for p in new]
     if problems or found is None or (of_variants and not overrides):
@@ -70,7 +70,7 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     return replace(found, right_variants=right, variant_problems=tuple(of_variants))
 
 
-def _resolve(
+def resolve(
     composed: Composition, root: Node, variant: str | None, problems: list[Problem]
 ) -> Loaded | None:
     """A tree of the composition as a scenario; None where it is wrong, with its problems added."""
@@ -81,7 +81,7 @@ def _resolve(
     if variant is not None:
         name = Node(value=f"{name.value}:{variant}", at=name.at, key=name.key)
     values["name"] = name
-    tree = _with_schedule_file(Node(value=values, at=root.at, key=root.key), problems)
+    tree = with_schedule_file(Node(value=values, at=root.at, key=root.key), problems)
     scenario, found = validate(tree)
     if composed.problems:
         # What a file that could not be extended would have brought is not missing by itself.
@@ -131,7 +131,8 @@ def load_cluster(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Clu
     raise ScenarioError([Problem.at(where, "cluster", message)])
 
 
-def _with_schedule_file(root: Node, problems: list[Problem]) -> Node:
+def with_schedule_file(root: Node, problems: list[Problem]) -> Node:
+    """A tree with the rows of the schedule file that it names, and that file's absolute path."""
     path = ("plan", "schedule_file")
     node, found = root.find(path)
     plan, _ = root.find(path[:1])

@@ -1,0 +1,149 @@
+"""A sweep's results as a file: whole lines appended, by several processes at once where need be.
+
+Every append holds the file's lock and is one write; a line that a killed process left torn is cut
+off by whoever appends next.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sim.sweeps.records import START
+from sim.sweeps.space import SweepError
+
+SYNC_EVERY_S = 5.0
+_BLOCK = 1 << 16
+
+
+class ResultsFile:
+    """An open file of results; a context manager.
+
+    locks: whether the file system can lock it; where not (some network file systems), processes
+    need files of their own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or make it; raises OSError, and SweepError where it is no regular file."""
+        self.path = path
+        self.locks = True
+        if path.exists() and not path.is_file():
+            raise SweepError(f"{path}: is no file: name one that may be made, as results.jsonl")
+        if not path.parent.is_dir():
+            raise SweepError(f"{path.parent} is not a directory: make it first")
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> ResultsFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Bring what was appended to the disk, and close."""
+        try:
+            os.fsync(self._descriptor)
+        finally:
+            os.close(self._descriptor)
+
+    def records(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Every whole record with its line's number; first cuts off a torn last line.
+
+        Raises SweepError, having changed nothing, where the file holds anything else.
+        """
+        with self._locked():
+            size = os.fstat(self._descriptor).st_size
+            whole = self._end_of_last_line(size)
+            if whole < size:
+                tail = os.pread(self._descriptor, len(START), whole)
+                if not START.startswith(tail[: len(START)]) or not self._begins_as_ours(whole):
+                    raise SweepError(self._foreign(None))
+                os.ftruncate(self._descriptor, whole)
+        with self.path.open("rb") as stream:
+            number, at = 0, 0
+            for line in stream:
+                at, number = at + len(line), number + 1
+                if at > whole:
+                    return
+                yield number, self._record(number, line)
+
+    def append(self, lines: Sequence[str]) -> None:
+        """Add records, all of them or none; each ends with a newline.
+
+        Raises OSError where there is no room.
+        """
+        data = "".join(lines).encode()
+        if not data:
+            return
+        with self._locked():
+            size = os.fstat(self._descriptor).st_size
+            whole = self._end_of_last_line(size)
+            if whole < size:
+                os.ftruncate(self._descriptor, whole)
+            try:
+                written = os.write(self._descriptor, data)
+            except OSError:
+                os.ftruncate(self._descriptor, whole)
+                raise
+            if written < len(data):
+                os.ftruncate(self._descriptor, whole)
+                raise OSError(f"{self.path}: only {written} of {len(data)} bytes could be written")
+        if time.monotonic() - self._synced > SYNC_EVERY_S:
+            os.fsync(self._descriptor)
+            self._synced = time.monotonic()
+
+    def _record(self, number: int, line: bytes) -> Mapping[str, Any]:
+        try:
+            if not line.startswith(START):
+                raise ValueError
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            raise SweepError(self._foreign(number)) from None
+        assert isinstance(record, dict), "it begins with a brace"
+        return record
+
+    def _foreign(self, number: int | None) -> str:
+        place = f"{self.path}:{number}" if number is not None else f"{self.path}"
+        return f"{place}: is no result of a sweep: choose another file with -o"
+
+    def _begins_as_ours(self, whole: int) -> bool:
+        return whole == 0 or os.pread(self._descriptor, len(START), 0) == START
+
+    def _end_of_last_line(self, size: int) -> int:
+        """Bytes up to and with the last newline; nearly always all of them."""
+        if size == 0 or os.pread(self._descriptor, 1, size - 1) == b"\n":
+            return size
+        end = size
+        while end > 0:
+            begin = max(0, end - _BLOCK)
+            at = os.pread(self._descriptor, end - begin, begin).rfind(b"\n")
+            if at >= 0:
+                return begin + at + 1
+            end = begin
+        return 0
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self.locks:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            except OSError:
+                self.locks = False
+        try:
+            yield
+        finally:
+            if self.locks:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
