@@ -1,0 +1,226 @@
+"""The search on one number of devices: counted, bounded, then simulated as far as needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scenarios.schema import Plan, Scenario
+from sim.planner.layouts.desk import Desk, Place, Survey
+from sim.planner.layouts.found import Candidate, Progress, Space
+from sim.planner.layouts.front import Key, Record
+from sim.planner.layouts.workers import Workers
+from sim.workload.flops import model_flops
+
+Report: TypeAlias = Callable[[Progress], None]
+Part: TypeAlias = Literal["counting", "simulating", "reasons", "sensitivity"]
+ROUND = 48
+"""Candidates simulated before the next are chosen: the same for any number of processes, so that
+which are simulated does not depend on it."""
+_BLOCK = 1 << 14
+_TASKS = 8
+"""Pieces of a round for each process, so that none waits long for the last."""
+
+
+class BoundBroken(AssertionError):
+    """A simulated time is below what was proved to be its bound: a mistake of this program."""
+
+
+class Area:
+    """All candidates on one number of devices, and what is known of each.
+
+    Candidates that fit have positions, in the order of their space: the plainer before the more
+    elaborate. places, codes: see `Survey`; times: of those simulated, by position.
+    """
+
+    def __init__(self, workers: Workers, num_devices: int, report: Report) -> None:
+        self.workers, self.num_devices, self.report = workers, num_devices, report
+        self.space = self.desk.space(num_devices)
+        cluster = self.space.scenario.cluster
+        assert cluster is not None
+        self.capacity = cluster.device.memory
+        self.times: dict[int, int] = {}
+        self.smallest: tuple[int, Place] | None = None
+        self.counted = self.refused = self.over_memory = 0
+        self.sizes: dict[str, int] = {}
+        self._found: Space | None = None
+        self.peak_bytes: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.bound_ns: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.places: NDArray[np.int32] = np.zeros((0, 3), np.int32)
+        self.codes: NDArray[np.int16] = np.zeros((0, len(self.space.dimensions)), np.int16)
+
+    @property
+    def desk(self) -> Desk:
+        """Where this process evaluates candidates."""
+        return self.workers.desk
+
+    def survey(self) -> None:
+        """Count all candidates, and bound those that fit."""
+        surveys = self.surveyed(0, self.capacity)
+        self.counted = sum(s.counted for s in surveys)
+        self.over_memory = sum(s.over_memory for s in surveys)
+        self.refused = self.space.refused_rooms + sum(s.refused for s in surveys)
+        self.smallest = min((s.smallest for s in surveys if s.smallest is not None), default=None)
+        if not surveys:
+            return
+        seen = [
+            frozenset[int]().union(*codes)
+            for codes in zip(*(survey.seen for survey in surveys), strict=True)
+        ]
+        self.sizes = dict(zip(self.space.dimensions, map(len, seen), strict=True))
+        self.peak_bytes = np.concatenate([s.peak_bytes for s in surveys])
+        self.bound_ns = np.concatenate([s.bound_ns for s in surveys])
+        self.places = np.concatenate([s.places for s in surveys])
+        self.codes = np.concatenate([s.codes for s in surveys])
+
+    def surveyed(self, above: int, upto: int) -> list[Survey]:
+        """The surveys of all rooms, in their order, of a window of memory."""
+        # Small microbatches first: their rooms have most that fits, and so take longest.
+        numbers = sorted(
+            range(len(self.space.rooms)), key=lambda i: self.space.rooms[i].micro_batch
+        )
+        calls = [("survey", (self.num_devices, number, above, upto)) for number in numbers]
+        found: list[Survey] = []
+        counted = over = 0
+        for _, survey in self.workers.run(calls):
+            found.append(survey)
+            counted, over = counted + survey.counted, over + survey.over_memory
+            if not above:
+                self.tell("counting", over, counted)
+        return sorted(found, key=lambda survey: survey.room)
+
+    def search(self, top: int) -> None:
+        """Simulate, cheapest bound first, until the `top` best and the front are known."""
+        record = Record(top)
+        positions = np.arange(len(self.bound_ns))
+        order = np.lexsort((positions, self.peak_bytes, self.bound_ns))
+        for start in range(0, len(order), _BLOCK):
+            block = order[start : start + _BLOCK]
+            while len(block := self._open(block, record)):
+                now, block = block[:ROUND], block[ROUND:]
+                self.simulate(map(int, now))
+                for position in map(int, now):
+                    record.add(self.key(position))
+                left = len(order) - start - _BLOCK
+                self.tell("simulating", self.counted - len(block) - max(0, left))
+        self._found = Space(
+            num_devices=self.num_devices,
+            counted=self.counted,
+            over_memory=self.over_memory,
+            bounded=len(self.bound_ns) - len(self.times),
+            simulated=len(self.times),
+            refused=self.refused,
+            sizes=self.sizes,
+            smallest_peak_bytes=self.smallest[0] if self.smallest else None,
+            smallest_plan=self.desk.plan(self.num_devices, self.smallest[1])
+            if self.smallest
+            else None,
+        )
+
+    @property
+    def found(self) -> Space:
+        """What became of the candidates in the search."""
+        assert self._found is not None, "the search comes first"
+        return self._found
+
+    def _open(self, block: NDArray[np.int64], record: Record) -> NDArray[np.int64]:
+        settled = record.settled(self.bound_ns[block], self.peak_bytes[block], block)
+        return block[~settled]
+
+    def simulate(self, positions: Iterable[int]) -> None:
+        """Simulate those of the candidates that have not been yet.
+
+        Raises BoundBroken.
+        """
+        new = sorted({p for p in positions if p not in self.times})
+        size = max(1, len(new) // (_TASKS * self.workers.jobs))
+        pieces = [new[i : i + size] for i in range(0, len(new), size)]
+        calls = [
+            ("iterations", (self.num_devices, [self.place(p) for p in piece])) for piece in pieces
+        ]
+        for number, times in self.workers.run(calls):
+            self.times.update(zip(pieces[number], times, strict=True))
+        for position in new:
+            if self.times[position] < self.bound_ns[position]:
+                raise BoundBroken(
+                    f"{self.plan(position)} takes {self.times[position]} ns, less than its bound "
+                    f"of {self.bound_ns[position]} ns"
+                )
+
+    def key(self, position: int) -> Key:
+        """What a simulated candidate is ranked by."""
+        return self.times[position], int(self.peak_bytes[position]), position
+
+    def ranked(self) -> list[int]:
+        """The simulated candidates, the fastest first."""
+        return sorted(self.times, key=self.key)
+
+    def place(self, position: int) -> Place:
+        """Where a candidate is in the space."""
+        return Place(*map(int, self.places[position]))
+
+    def plan(self, position: int) -> Plan:
+        """A candidate as a plan."""
+        return self.desk.plan(self.num_devices, self.place(position))
+
+    def candidate(self, position: int) -> Candidate:
+        """A simulated candidate, with what it amounts to."""
+        return candidate_of(
+            self.space.scenario,
+            self.plan(position),
+            iteration_ns=self.times[position],
+            bound_ns=int(self.bound_ns[position]),
+            peak_bytes=int(self.peak_bytes[position]),
+        )
+
+    def with_value(self, dimension: str, code: int) -> NDArray[np.int64]:
+        """The candidates that have a value, by its number in the dimension's domain."""
+        column = self.space.dimensions.index(dimension)
+        return np.flatnonzero(self.codes[:, column] == code)
+
+    def tell(self, what: Part, settled: int | None = None, counted: int | None = None) -> None:
+        """Report how far the search is."""
+        self.report(
+            Progress(
+                num_devices=self.num_devices,
+                counted=self.counted if counted is None else counted,
+                settled=self.counted if settled is None else settled,
+                simulated=len(self.times),
+                best_ns=min(self.times.values(), default=None),
+                what=what,
+            )
+        )
+
+
+def candidate_of(
+    scenario: Scenario, plan: Plan, *, iteration_ns: int, bound_ns: int, peak_bytes: int
+) -> Candidate:
+    """A simulated plan of a scenario's model, training and cluster, with what it amounts to."""
+    model, cluster, training = scenario.model, scenario.cluster, scenario.training
+    assert model is not None and cluster is not None, "the space asks for both"
+    days = dollars = None
+    if training is not None:
+        iterations = training.tokens / (plan.num_sequences * model.sequence)
+        days = iterations * iteration_ns / 86_400e9
+        price = cluster.price_per_device_hour
+        dollars = days * 24 * plan.num_devices * price if price is not None else None
+    flops = model_flops(model, plan.num_sequences)
+    return Candidate(
+        plan=plan,
+        iteration_ns=iteration_ns,
+        bound_ns=bound_ns,
+        peak_bytes=peak_bytes,
+        num_devices=plan.num_devices,
+        tflops_per_gpu=flops / (iteration_ns * plan.num_devices * 1e3),
+        days=days,
+        dollars=dollars,
+    )
+
+
+def by_bound(area: Area, positions: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Candidates, the least bound first."""
+    numbers = np.asarray(positions, np.int64)
+    return numbers[np.lexsort((numbers, area.peak_bytes[numbers], area.bound_ns[numbers]))]

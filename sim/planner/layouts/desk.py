@@ -1,0 +1,162 @@
+"""Where candidates are evaluated: a desk in each process, with all that its candidates share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scenarios.schema import Plan, Scenario
+from sim.cost.profile import Profile
+from sim.planner.layouts.evaluation import Evaluator
+from sim.planner.layouts.space import Cell, LayoutSpace
+
+_ROOMS_KEPT = 256
+
+
+class Evaluates(Protocol):
+    """What a search asks of a plan (`sim.planner.layouts.evaluation.Evaluator`)."""
+
+    def peak_bytes(self, plan: Plan) -> int:
+        """The largest peak of a rank, exactly."""
+        ...
+
+    def bound_ns(self, plan: Plan) -> int:
+        """No more than `iteration_ns`."""
+        ...
+
+    def iteration_ns(self, plan: Plan) -> int:
+        """The simulated iteration."""
+        ...
+
+
+MakeEvaluator: TypeAlias = Callable[[Scenario, Profile | None], Evaluates]
+
+
+class Place(NamedTuple):
+    """Which candidate: the numbers of its room, of its cell there, of its spread there."""
+
+    room: int
+    cell: int
+    spread: int
+
+
+class Inputs(NamedTuple):
+    """A scenario's hardware, and the profile of it, as a sensitivity changes them."""
+
+    scenario: Scenario
+    profile: Profile | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What is known of a room without simulating.
+
+    counted, refused: candidates, and combinations of fields that the rules do not allow.
+    over_memory: candidates whose peak is over the window asked.
+    smallest: the least peak of a candidate, and the one that has it; None where the room is empty.
+    places: (n, 3) int32, peak_bytes, bound_ns: (n,) int64: the candidates in the window.
+    codes: (n, dimensions) int16: the number of each one's value in its dimension's domain.
+    seen: by dimension, the codes of all candidates, those over memory included.
+    """
+
+    room: int
+    counted: int
+    refused: int
+    over_memory: int
+    smallest: tuple[int, Place] | None
+    places: NDArray[np.int32]
+    peak_bytes: NDArray[np.int64]
+    bound_ns: NDArray[np.int64]
+    codes: NDArray[np.int16]
+    seen: tuple[frozenset[int], ...]
+
+
+class Desk:
+    """Evaluates the candidates of one search."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        profile: Profile | None = None,
+        only: Mapping[str, Sequence[object]] | None = None,
+        make: MakeEvaluator = Evaluator,
+    ) -> None:
+        self.scenario, self.profile, self.only, self.make = scenario, profile, only, make
+        self.space = lru_cache(maxsize=None)(self._space)
+        self.cells = lru_cache(maxsize=_ROOMS_KEPT)(self._cells)
+        self.evaluator = lru_cache(maxsize=4)(self._evaluator)
+
+    def plan(self, num_devices: int, place: Place) -> Plan:
+        """A candidate as a plan."""
+        cell = self.cells(num_devices, place.room)[place.cell]
+        return self.space(num_devices).plan(cell, cell.spreads[place.spread])
+
+    def survey(self, num_devices: int, room: int, above: int, upto: int) -> Survey:
+        """Count a room's candidates, and bound those whose peak is over `above` and not over
+        `upto` bytes."""
+        space, evaluator = self.space(num_devices), self.evaluator(num_devices)
+        names = space.dimensions
+        numbers = [{value: i for i, value in enumerate(space.domain(name))} for name in names]
+        seen: list[set[int]] = [set() for _ in names]
+        counted = over = 0
+        smallest: tuple[int, Place] | None = None
+        rows: list[tuple[Place, int, int, list[int]]] = []
+        found = space.cells(space.rooms[room])
+        for at, cell in enumerate(found.cells):
+            peak = evaluator.peak_bytes(space.plan(cell, cell.spreads[0]))
+            counted += len(cell.spreads)
+            over += len(cell.spreads) if peak > upto else 0
+            if smallest is None or peak < smallest[0]:
+                smallest = peak, Place(room, at, 0)
+            for number, spread in enumerate(cell.spreads):
+                values = space.values(cell, spread)
+                code = [of[value] for of, value in zip(numbers, values, strict=True)]
+                for codes, one in zip(seen, code, strict=True):
+                    codes.add(one)
+                if above < peak <= upto:
+                    bound = evaluator.bound_ns(space.plan(cell, spread))
+                    rows.append((Place(room, at, number), peak, bound, code))
+        return Survey(
+            room=room,
+            counted=counted,
+            refused=found.refused,
+            over_memory=over,
+            smallest=smallest,
+            places=np.array([row[0] for row in rows], np.int32).reshape(-1, 3),
+            peak_bytes=np.array([row[1] for row in rows], np.int64),
+            bound_ns=np.array([row[2] for row in rows], np.int64),
+            codes=np.array([row[3] for row in rows], np.int16).reshape(-1, len(names)),
+            seen=tuple(map(frozenset, seen)),
+        )
+
+    def iterations(self, num_devices: int, places: Sequence[Place]) -> list[int]:
+        """Simulate candidates: their iterations in nanoseconds."""
+        evaluator = self.evaluator(num_devices)
+        return [evaluator.iteration_ns(self.plan(num_devices, place)) for place in places]
+
+    def iterations_with(self, inputs: Inputs, plans: Sequence[Plan]) -> list[int | None]:
+        """Simulate plans under other inputs: the first, and of the others those that may be
+        faster than it; None for the rest."""
+        evaluator = self.make(*inputs)
+        found: list[int | None] = []
+        for plan in plans:
+            if found and found[0] is not None and evaluator.bound_ns(plan) >= found[0]:
+                found.append(None)
+            else:
+                found.append(evaluator.iteration_ns(plan))
+        return found
+
+    def _space(self, num_devices: int) -> LayoutSpace:
+        return LayoutSpace(self.scenario, num_devices, self.only)
+
+    def _cells(self, num_devices: int, room: int) -> tuple[Cell, ...]:
+        space = self.space(num_devices)
+        return space.cells(space.rooms[room]).cells
+
+    def _evaluator(self, num_devices: int) -> Evaluates:
+        return self.make(self.space(num_devices).scenario, self.profile)

@@ -1,0 +1,94 @@
+"""Desks in several processes: calls go out, results come back as they are made.
+
+One process works without any other. Several are joblib's (loky), each with a desk of its own,
+started anew for a search and gone with it, also where it is interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+from sim.planner.layouts.desk import Desk
+
+_IDLE_S = 60
+"""After which a process without work ends by itself: one that lost its master does not linger."""
+
+Call = tuple[str, tuple[Any, ...]]
+"""A method of a desk and its arguments."""
+
+_desk: Desk | None = None
+
+
+class Workers:
+    """Runs calls at desks like the one given, in `jobs` processes (all cores unless given)."""
+
+    def __init__(self, desk: Desk, jobs: int | None = None) -> None:
+        self.desk = desk
+        self.jobs = max(1, jobs if jobs is not None else _cores())
+        self._executor: Any = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, kill_workers=True)
+
+    def run(self, calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
+        """Each call's number and result, as they come.
+
+        What a call raises is raised here.
+        """
+        if self.jobs == 1 or len(calls) == 1:
+            for number, (name, arguments) in enumerate(calls):
+                yield number, getattr(self.desk, name)(*arguments)
+            return
+        from concurrent.futures import as_completed
+
+        executor = self._started()
+        waiting = {
+            executor.submit(_at_desk, name, arguments): number
+            for number, (name, arguments) in enumerate(calls)
+        }
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+
+    def _started(self) -> Any:
+        if self._executor is None:
+            from joblib.externals.loky import ProcessPoolExecutor
+
+            desk = self.desk
+            self._executor = ProcessPoolExecutor(
+                max_workers=self.jobs,
+                timeout=_IDLE_S,
+                initializer=_open,
+                initargs=(desk.scenario, desk.profile, desk.only, desk.make),
+            )
+        return self._executor
+
+
+def _open(*arguments: Any) -> None:
+    """Open a process's desk. Ctrl-C goes to all processes of a terminal: the master ends these."""
+    global _desk
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _desk = Desk(*arguments)
+
+
+def _at_desk(name: str, arguments: tuple[Any, ...]) -> Any:
+    assert _desk is not None, "a process starts by opening its desk"
+    return getattr(_desk, name)(*arguments)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
