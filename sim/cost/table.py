@@ -110,12 +110,12 @@ def _table(scenario: Scenario, program: Program, profile: Profile | None) -> Cos
         elif action.kind is Kind.GRADIENT_NORM:
             costs[key] = rounded(gradient_norm(setup, most))
         elif action.kind is Kind.OPTIMIZER:
-            costs[key] = rounded(_optimizer(setup, profile, held[action.stage]))
+            costs[key] = rounded(optimizer_parts(setup, profile, held[action.stage]))
         elif action.kind is Kind.GATHER_WEIGHTS:
             count = stage_parameters(parts[action.stage], scenario)
             costs[key] = rounded(weight_gather(setup, count))
         elif action.kind is Kind.REDUCE_TIED:
-            costs[key] = rounded(_tied(setup, profile, tied_ranks(schedule)))
+            costs[key] = rounded(tied_parts(setup, profile, tied_ranks(schedule)))
     # In an `exchange` the device waits, and the host goes on.
     waits = program.mode in ("blocking", "serial")
     if waits and setup.cluster.device.efficiency.message_overhead:
@@ -275,7 +275,8 @@ def _add_message(
     costs[receive_key] = rounded(unpack)
 
 
-def _tied(setup: Setup, profile: Profile | None, ranks: Sequence[int]) -> Parts:
+def tied_parts(setup: Setup, profile: Profile | None, ranks: Sequence[int]) -> Parts:
+    """The all-reduce of the shared token table's gradient, measured where it was."""
     if not setup.model.shares_table:
         return {}
     if profile is not None and profile.all_reduce is not None and setup.cluster.nodes == 1:
@@ -285,7 +286,7 @@ def _tied(setup: Setup, profile: Profile | None, ranks: Sequence[int]) -> Parts:
     return tied_reduction(setup, ranks)
 
 
-def _optimizer(setup: Setup, profile: Profile | None, held: Sequence[StagePart]) -> Parts:
+def optimizer_parts(setup: Setup, profile: Profile | None, held: Sequence[StagePart]) -> Parts:
     """The optimizer step of a rank that holds these parts: of what is trained in them."""
     held = [part.active for part in held]
     count = rank_parameters(held, setup.scenario)

@@ -5,10 +5,15 @@ from __future__ import annotations
 from scenarios.schema import Plan, Scenario
 from sim.cost.profile import Profile, require_device
 from sim.cost.table import cost_table
-from sim.engine.simpy_engine import simulate
+from sim.engine.compiled import evaluate
+from sim.engine.encoding import encode, price
+from sim.engine.shapes import encoded_shape
+from sim.planner.layouts.costs import CostBook
 from sim.planner.layouts.plans import scenario_with
+from sim.planner.layouts.pricing import priced
 from sim.schedule.actions import COMPUTE, RECEIVES, SENDS, Kind
 from sim.schedule.build import build_program, build_schedule
+from sim.schedule.shape import shape_of
 from sim.workload.memory import memory_model, peak_bytes
 
 _OWN = COMPUTE | SENDS | RECEIVES | {Kind.OPTIMIZER}
@@ -28,6 +33,7 @@ class Evaluator:
             raise ValueError(f"scenario {scenario.name} needs a model and a cluster to lay out")
         self.scenario = scenario
         self.profile = profile
+        self.book = CostBook(scenario, profile)
 
     def peak_bytes(self, plan: Plan) -> int:
         """The largest peak of a rank's memory: `sim.workload.memory.peak_bytes`."""
@@ -49,8 +55,13 @@ class Evaluator:
         )
 
     def iteration_ns(self, plan: Plan) -> int:
-        """The simulated iteration."""
+        """The simulated iteration: that of `sim.prediction.predict`'s figures."""
         scenario = scenario_with(self.scenario, plan)
+        shape = shape_of(scenario)
+        if shape is not None and self.book.knows(plan):
+            encoded = encoded_shape(shape)
+            return evaluate(encoded, priced(encoded, self.book.costs(plan))).iteration_ns
         program = build_program(scenario)
         costs = cost_table(scenario, program, self.profile)
-        return simulate(program, costs).iteration_ns
+        encoded = encode(program, costs)
+        return evaluate(encoded, price(encoded, costs), program).iteration_ns

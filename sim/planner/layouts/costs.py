@@ -1,0 +1,366 @@
+"""What a layout's program costs, by content: the cost table's figures without a table.
+
+Plans of one model on one cluster have most of it in common: the times of a layer hang on tensor
+degree, microbatch and recomputation alone, the links of a message on where the ranks are, a
+reduction on a stage's weights and who shares them. Each is computed by the same functions as for
+`sim.cost.table.cost_table`, once for all plans that agree in what it depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scenarios.schema import Plan, Scenario
+from sim.cost.collectives import Group, data_group, tensor_group, tied_group
+from sim.cost.costs import Transfer
+from sim.cost.data_parallel import gradient_reduction, sharded_times, weight_gather
+from sim.cost.links import Placed, placed, route_of
+from sim.cost.measured import fitted_cluster, profiled_message, profiled_part_times
+from sim.cost.modelled import (
+    PartTimes,
+    Setup,
+    exchange,
+    gradient_norm,
+    part_times,
+    setup_in,
+    stage_times,
+)
+from sim.cost.parts import Parts, total_ns
+from sim.cost.profile import Profile
+from sim.cost.table import optimizer_parts, tied_parts
+from sim.planner.layouts.plans import scenario_with
+from sim.schedule.build import flush_of
+from sim.workload.parameters import rank_parameters, stage_parameters
+from sim.workload.partition import StagePart, group_pieces, partition
+
+I32: TypeAlias = NDArray[np.int32]
+I64: TypeAlias = NDArray[np.int64]
+_Found = TypeVar("_Found")
+
+_part_fields = attrgetter(
+    "tensor",
+    "micro_batch",
+    "slices",
+    "recomputation",
+    "recompute_every",
+    "sequence_parallel",
+    "precision",
+    "gradient_precision",
+    "kernels",
+)
+_message_fields = attrgetter(
+    "micro_batch", "slices", "sequence_parallel", "scatter_gather", "precision"
+)
+_flush_fields = attrgetter(
+    "tensor",
+    "data",
+    "pipeline",
+    "sharding",
+    "gradient_reduction",
+    "gradient_bucket",
+    "precision",
+    "gradient_precision",
+    "master_weights",
+    "optimizer",
+    "clip_gradients",
+    "sequence_parallel",
+)
+
+
+class Cut(NamedTuple):
+    """How stages lie over ranks, by content.
+
+    parts: a stage's part of each content. content: (num_stages,), which one each stage has.
+    held: the contents of each kind of rank, in its stages' order. kind_of: (num_ranks,), which kind
+    each rank is of.
+    """
+
+    parts: tuple[StagePart, ...]
+    content: I32
+    held: tuple[tuple[int, ...], ...]
+    kind_of: I32
+
+
+class Passes(NamedTuple):
+    """Of each content and slice its passes: (num_contents, num_slices) each."""
+
+    forward_ns: I64
+    backward_ns: I64
+
+
+class Messages(NamedTuple):
+    """Messages by their sending rank: [0] on to the next rank, [1] back to the one before, where
+    the last rank's next one is the first.
+
+    occupancy_ns: (2, num_ranks, num_slices). latency_ns: (2, num_ranks); both 0 where no such
+    message is sent. first_link: (2 num_ranks + 1,), and links, numbered from 0 without gaps: those
+    of message [way, rank] are links[first_link[i]] up to links[first_link[i + 1]] with
+    i = way num_ranks + rank. post_ns, unpack_ns: (num_slices,).
+    """
+
+    occupancy_ns: I64
+    latency_ns: I64
+    first_link: I64
+    links: I32
+    num_links: int
+    post_ns: I64
+    unpack_ns: I64
+
+
+class FlushCosts(NamedTuple):
+    """What follows the passes: reduce_ns, hidden_ns and gather_ns by content, optimizer_ns by kind
+    of rank, of what the plan has no use for 0."""
+
+    reduce_ns: I64
+    hidden_ns: I64
+    gather_ns: I64
+    optimizer_ns: I64
+    tied_ns: int
+    norm_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LayoutCosts:
+    """All costs of one plan."""
+
+    cut: Cut
+    passes: Passes
+    messages: Messages
+    flush: FlushCosts
+    exchange_ns: int
+
+
+class CostBook:
+    """Costs of the plans of one model on one cluster, each computed once.
+
+    For plans whose microbatches are alike, without frozen layers and without given costs, on
+    devices that do not share processors (`knows`).
+    """
+
+    def __init__(self, scenario: Scenario, profile: Profile | None) -> None:
+        assert scenario.model is not None
+        assert scenario.cluster is not None
+        self.scenario, self.profile = scenario, profile
+        self.model = scenario.model
+        self.cluster = scenario.cluster
+        if profile is not None:
+            self.cluster = fitted_cluster(scenario.cluster, profile.efficiency)
+        self._exchange_ns = _rounded(exchange(self._setup(scenario.plan)))
+        self._known: dict[Hashable, Any] = {}
+
+    def knows(self, plan: Plan) -> bool:
+        """Whether a plan is of the kind whose costs are found here."""
+        return not (
+            self.cluster.processors_per_node is not None
+            or self.scenario.costs is not None
+            or plan.microbatch_groups is not None
+            or plan.frozen_layers
+            or plan.fills_cache
+            or plan.schedule == "given"
+        )
+
+    def costs(self, plan: Plan) -> LayoutCosts:
+        """The costs of a plan that is known (`knows`)."""
+        where = placed(plan)
+        groups: _Groups = self._once(("groups", where), lambda: self._groups(plan))
+        cut_key = _cut_key(plan)
+        cut = self.cut(plan)
+        part_key: tuple[Hashable, ...] = (groups.tensor, *_part_fields(plan))
+        if self.cluster.device.efficiency.pass_overhead:
+            part_key = (*part_key, plan.pipeline)
+        shards = groups.data if plan.sharding == "full" and plan.data > 1 else None
+        passes = self._once(
+            ("passes", part_key, cut_key, shards), lambda: self._passes(plan, part_key, cut)
+        )
+        messages = self._once(
+            ("messages", where, cut_key[1] > 1, *_message_fields(plan)),
+            lambda: self._messages(plan, where),
+        )
+        flush_key = ("flush", cut_key, groups, *_flush_fields(plan))
+        if plan.gradient_reduction == "overlapped" or self.profile is not None:
+            flush_key = (*flush_key, part_key)
+        flush = self._once(flush_key, lambda: self._flush(plan, part_key, cut))
+        return LayoutCosts(
+            cut=cut,
+            passes=passes,
+            messages=messages,
+            flush=flush,
+            exchange_ns=self._exchange_ns if plan.p2p == "blocking" else 0,
+        )
+
+    def cut(self, plan: Plan) -> Cut:
+        """How a plan's stages lie over its ranks."""
+        return self._once(("cut", *_cut_key(plan)), lambda: self._cut(plan))
+
+    def _once(self, key: Hashable, make: Callable[[], _Found]) -> _Found:
+        found: _Found | None = self._known.get(key)
+        if found is None:
+            found = self._known[key] = make()
+        return found
+
+    def _setup(self, plan: Plan) -> Setup:
+        scenario = scenario_with(self.scenario, plan)
+        return Setup(scenario=scenario, model=self.model, cluster=self.cluster, plan=plan)
+
+    def _groups(self, plan: Plan) -> _Groups:
+        ends = (0, plan.pipeline - 1)
+        return _Groups(
+            tensor=tensor_group(self.cluster, plan),
+            data=data_group(self.cluster, plan),
+            tied=tied_group(self.cluster, plan, ends) if plan.pipeline > 1 else None,
+        )
+
+    def _cut(self, plan: Plan) -> Cut:
+        num_stages = plan.pipeline * (plan.chunks if plan.schedule == "interleaved" else 1)
+        numbers: dict[tuple[int, bool, bool, bool], int] = {}
+        parts: list[StagePart] = []
+        content: list[int] = []
+        for part in partition(scenario_with(self.scenario, plan), num_stages):
+            key = (part.num_layers, part.embedding, part.head, part.stage == 0)
+            if key not in numbers:
+                numbers[key] = len(parts)
+                parts.append(part)
+            content.append(numbers[key])
+        kinds: dict[tuple[int, ...], int] = {}
+        kind_of = [
+            kinds.setdefault(tuple(content[rank :: plan.pipeline]), len(kinds))
+            for rank in range(plan.pipeline)
+        ]
+        return Cut(
+            parts=tuple(parts),
+            content=np.array(content, np.int32),
+            held=tuple(kinds),
+            kind_of=np.array(kind_of, np.int32),
+        )
+
+    def _part_times(self, plan: Plan, key: Hashable) -> tuple[PartTimes, ...]:
+        """Of each slice the times of the model's parts."""
+        return self._once(("parts", key), lambda: self._made_part_times(plan))
+
+    def _made_part_times(self, plan: Plan) -> tuple[PartTimes, ...]:
+        group = plan.groups[0]
+        setup = setup_in(self._setup(plan), group)
+        found = []
+        for _, context, tokens in group_pieces(group, self.model.sequence):
+            if self.profile is None:
+                found.append(part_times(setup, tokens, context))
+            else:
+                found.append(profiled_part_times(setup, self.profile, tokens, context)[0])
+        return tuple(found)
+
+    def _passes(self, plan: Plan, part_key: Hashable, cut: Cut) -> Passes:
+        times = self._part_times(plan, part_key)
+        shards = plan.sharding == "full" and plan.data > 1
+        setup = setup_in(self._setup(plan), plan.groups[0]) if shards else None
+        loading = float(self.cluster.device.efficiency.data_loading)
+        found = np.empty((2, len(cut.parts), len(times)), np.int64)
+        for c, part in enumerate(cut.parts):
+            for j, own in enumerate(times):
+                key = ("pass", part_key, part.num_layers, part.embedding, part.head, j)
+                if setup is not None:
+                    passes = stage_times(part, own, loading if j == 0 else 0.0)
+                    passes = sharded_times(setup, part, own, passes)
+                    both = _rounded(passes["forward"]), _rounded(passes["backward"])
+                else:
+                    both = self._once(key, partial(_pass, part, own, loading if j == 0 else 0.0))
+                found[0, c, j], found[1, c, j] = both
+        return Passes(found[0], found[1])
+
+    def _messages(self, plan: Plan, where: Placed) -> Messages:
+        group, p = plan.groups[0], plan.pipeline
+        setup = setup_in(self._setup(plan), group)
+        pieces = group_pieces(group, self.model.sequence)
+        occupancy = np.zeros((2, p, len(pieces)), np.int64)
+        latency = np.zeros((2, p), np.int64)
+        post, unpack = np.zeros(len(pieces), np.int64), np.zeros(len(pieces), np.int64)
+        held: dict[int, int] = {}
+        links: list[int] = []
+        first_link = [0]
+        times: dict[int, list[tuple[Transfer, Parts, Parts]]] = {}
+        loops = plan.schedule == "interleaved" and plan.chunks > 1
+        for way, step in enumerate((1, -1)):
+            for rank in range(p):
+                target = rank + step
+                if p > 1 and (loops or 0 <= target < p):
+                    target %= p
+                    route = route_of(where, self.cluster, rank, target)
+                    resources = route.resources
+                    found = times.get(route.sharing)
+                    if found is None or self.profile is not None:
+                        found = [
+                            profiled_message(setup, self.profile, rank, target, piece.tokens)
+                            for piece in pieces
+                        ]
+                        times[route.sharing] = found
+                        post[:] = [_rounded(posting) for _, posting, _ in found]
+                        unpack[:] = [_rounded(unpacking) for _, _, unpacking in found]
+                    if self.profile is not None:
+                        resources = found[0][0].resources
+                    occupancy[way, rank] = [transfer.occupancy_ns for transfer, _, _ in found]
+                    latency[way, rank] = found[0][0].latency_ns
+                    links += [held.setdefault(link, len(held)) for link in resources]
+                first_link.append(len(links))
+        return Messages(
+            occupancy_ns=occupancy,
+            latency_ns=latency,
+            first_link=np.array(first_link, np.int64),
+            links=np.array(links, np.int32),
+            num_links=len(held),
+            post_ns=post,
+            unpack_ns=unpack,
+        )
+
+    def _flush(self, plan: Plan, part_key: Hashable, cut: Cut) -> FlushCosts:
+        setup, flush = self._setup(plan), flush_of(scenario_with(self.scenario, plan))
+        reduce, hidden, gather = np.zeros((3, len(cut.parts)), np.int64)
+        for c, part in enumerate(cut.parts):
+            if flush.reduce_gradients:
+                # The last backward pass is of slice 0.
+                times = self._part_times(plan, part_key)[0]
+                cost = gradient_reduction(setup, part, times)
+                reduce[c], hidden[c] = cost.duration_ns, cost.hidden_ns
+            if flush.gather_weights:
+                gather[c] = _rounded(weight_gather(setup, stage_parameters(part, setup.scenario)))
+        ranks = [[cut.parts[c] for c in kind] for kind in cut.held]
+        most = max(rank_parameters(own, setup.scenario) for own in ranks)
+        ends = (0, plan.pipeline - 1) if plan.pipeline > 1 else ()
+        tied, norm = flush.reduce_tied, flush.norm
+        steps = [_rounded(optimizer_parts(setup, self.profile, own)) for own in ranks]
+        return FlushCosts(
+            reduce_ns=reduce,
+            hidden_ns=hidden,
+            gather_ns=gather,
+            optimizer_ns=np.array(steps, np.int64),
+            tied_ns=_rounded(tied_parts(setup, self.profile, ends)) if tied else 0,
+            norm_ns=_rounded(gradient_norm(setup, most)) if norm else 0,
+        )
+
+
+class _Groups(NamedTuple):
+    """What the collectives of a plan run over."""
+
+    tensor: Group
+    data: Group
+    tied: Group | None
+
+
+def _cut_key(plan: Plan) -> tuple[int, int, tuple[int, ...] | None]:
+    chunks = plan.chunks if plan.schedule == "interleaved" else 1
+    return plan.pipeline, chunks, plan.layers_per_stage
+
+
+def _pass(part: StagePart, times: PartTimes, loading_ns: float) -> tuple[int, int]:
+    passes = stage_times(part, times, loading_ns)
+    return _rounded(passes["forward"]), _rounded(passes["backward"])
+
+
+def _rounded(parts: Parts) -> int:
+    """As `sim.cost.parts.rounded`, the duration alone."""
+    return round(total_ns(parts))
