@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from scenarios.schema import Scenario, Training
 from scenarios.units import exact_duration_ns
 from sim.cost.costs import CostTable
-from sim.engine.simpy_engine import simulate
 from sim.planner.goodput.estimate import Estimate, estimated_days
 from sim.planner.goodput.intervals import (
     best_interval,
@@ -27,8 +26,6 @@ from sim.planner.goodput.run import DAY_NS, Run, run_of
 from sim.planner.goodput.stragglers import iteration_factors
 from sim.schedule.lowering import Program
 
-MOST_PASSES = 400_000
-"""Passes simulated for the effect of slow devices, about."""
 AROUND = (0.25, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0)
 """Intervals that are simulated beside the best one, as multiples of it."""
 RUNS_AROUND = 400
@@ -137,7 +134,7 @@ def outlook(
     training, model, cluster = scenario.training, scenario.model, scenario.cluster
     if training is None or model is None or iteration_ns <= 0:
         return None
-    slowdowns = _slowdowns(scenario, program, costs)
+    slowdowns = iteration_factors(scenario, program, costs)
     run = run_of(scenario, scenario.plan, iteration_ns * statistics.fmean(slowdowns))
     if run is None:
         return None
@@ -160,17 +157,6 @@ def outlook(
         intervals=_intervals(run, training),
         price_per_hour=cluster.price_per_device_hour if cluster is not None else None,
         notes=tuple(_notes(scenario, run, finishes=finishes)),
-    )
-
-
-def _slowdowns(scenario: Scenario, program: Program, costs: CostTable) -> tuple[float, ...]:
-    passes = sum(map(len, program.schedule.orders))
-    return iteration_factors(
-        scenario,
-        program.schedule,
-        costs,
-        lambda slowed: simulate(program, slowed).iteration_ns,
-        most_simulations=MOST_PASSES // max(1, passes),
     )
 
 

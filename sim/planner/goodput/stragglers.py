@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from scenarios.schema import Plan, Scenario, Training
 from sim.cost.costs import Cost, CostTable
 from sim.schedule.actions import COMPUTE, Kind
+from sim.schedule.lowering import Program
 from sim.schedule.schedule import Schedule
 from sim.timeline.figures import COMMUNICATION
 
@@ -28,26 +30,26 @@ PATTERNS = 64
 """Draws of which devices are slow, at most."""
 ITERATIONS = 32
 """Iterations simulated for the mean under jitter, at most."""
+MOST_PASSES = 20_000_000
+"""Passes simulated in all, about."""
+MOST_PASSES_INTERPRETED = 400_000
+"""The same where nothing compiles the engine."""
 _NOT_COMPUTED = COMMUNICATION | {"data_loading", "cache"}
 
 
-def iteration_factors(
-    scenario: Scenario,
-    schedule: Schedule,
-    costs: CostTable,
-    iterate: Iterate,
-    *,
-    most_simulations: int,
-) -> tuple[float, ...]:
+def iteration_factors(scenario: Scenario, program: Program, costs: CostTable) -> tuple[float, ...]:
     """For each draw of slow devices, how many times longer an iteration takes than undisturbed, on
     average over its jitter; (1.0,) where no device is slow and nothing jitters.
 
-    most_simulations: about so many iterations of a replica are simulated, at least one draw.
+    As many draws as MOST_PASSES allows, at most PATTERNS and at least one.
     """
-    training, plan = scenario.training, scenario.plan
+    training, plan, schedule = scenario.training, scenario.plan, program.schedule
     if training is None or not is_disturbed(training):
         return (1.0,)
-    patterns, iterations = _draws(training, max(1, most_simulations // plan.data))
+    most = MOST_PASSES if find_spec("numba") is not None else MOST_PASSES_INTERPRETED
+    passes = plan.data * sum(map(len, schedule.orders))
+    patterns, iterations = _draws(training, max(1, most // passes))
+    iterate = _iterate(program, costs)
     base = iterate(costs)
     known: dict[tuple[float, ...], int] = {(1.0,) * plan.pipeline: base}
     found = []
@@ -56,27 +58,40 @@ def iteration_factors(
         generator = np.random.default_rng([training.seed, 2, pattern])
         total = 0
         for _ in range(iterations):
-            jitter = np.exp(training.jitter * generator.standard_normal(slow.shape))
-            total += max(
-                _iteration(tuple(replica), schedule, costs, iterate, known)
-                for replica in rank_factors(plan, slow * jitter).tolist()
-            )
+            factors = rank_factors(plan, slow * _jitter(training, slow.shape, generator))
+            for replica in set(map(tuple, factors.tolist())) - known.keys():
+                known[replica] = iterate(slowed(costs, schedule, replica))
+            total += max(known[tuple(replica)] for replica in factors.tolist())
         found.append(total / iterations / base)
     return tuple(found)
 
 
+def _iterate(program: Program, costs: CostTable) -> Iterate:
+    # Here, as the first of these imports takes half a second where numba is there.
+    from sim.engine.compiled import evaluate
+    from sim.engine.encoding import encode, price
+
+    encoded = encode(program, costs)
+    return lambda other: evaluate(encoded, price(encoded, other), program).iteration_ns
+
+
+def _jitter(training: Training, shape: tuple[int, ...], generator: np.random.Generator) -> Factors:
+    return np.exp(training.jitter * generator.standard_normal(shape))
+
+
 def is_disturbed(training: Training) -> bool:
     """Whether any device is slow or jitters."""
+    return _has_slow(training) or training.jitter > 0
+
+
+def _has_slow(training: Training) -> bool:
     slow = training.stragglers
-    stragglers = slow is not None and slow.share > 0 and slow.slowdown > 1
-    return stragglers or training.jitter > 0
+    return slow is not None and slow.share > 0 and slow.slowdown > 1
 
 
 def _draws(training: Training, most: int) -> tuple[int, int]:
     """Draws of slow devices, and iterations of each, of which there are at most so many in all."""
-    slow = training.stragglers
-    stragglers = slow is not None and slow.share > 0 and slow.slowdown > 1
-    if not stragglers:
+    if not _has_slow(training):
         return 1, min(ITERATIONS, most)
     if training.jitter == 0:
         return min(PATTERNS, most), 1
@@ -107,19 +122,6 @@ def rank_factors(plan: Plan, device_factors: Factors) -> Factors:
     )
     slowest: Factors = device_factors[devices].max(axis=2)
     return slowest
-
-
-def _iteration(
-    factors: tuple[float, ...],
-    schedule: Schedule,
-    costs: CostTable,
-    iterate: Iterate,
-    known: dict[tuple[float, ...], int],
-) -> int:
-    found = known.get(factors)
-    if found is None:
-        found = known[factors] = iterate(slowed(costs, schedule, factors))
-    return found
 
 
 def slowed(costs: CostTable, schedule: Schedule, factors: tuple[float, ...]) -> CostTable:
