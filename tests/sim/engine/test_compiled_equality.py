@@ -27,6 +27,7 @@ from sim.timeline.spans import Timeline
 PROGRAMS = int(os.environ.get("PIPETWIN_PROGRAMS", "2000"))
 MODES: tuple[Mode, ...] = ("overlapped", "blocking", "exchange", "serial")
 WHOLE = (Kind.FORWARD, Kind.BACKWARD)
+VALUES = ([0], [1, 2], [0, 1], [0, 0, 0, 0, 1], [0, 1, 2, 3], list(range(100)), [5, 10**6])
 SPLIT = (Kind.FORWARD, Kind.BACKWARD_INPUT, Kind.BACKWARD_WEIGHT)
 
 
@@ -109,7 +110,7 @@ def program_of(rng: random.Random) -> Program:
 
 def costs_of(rng: random.Random, program: Program) -> Costs:
     """Random integers, of few values so that many times are equal, or of many."""
-    small = rng.choice(([0, 1], [0, 1, 2, 3], [1, 2], [0], list(range(100)), [5, 10**6]))
+    small = rng.choice(VALUES)
     ranks = program.num_ranks
     actions = [a for steps in program.steps for step in steps for a in step]
     actions += [Action(Kind.EXCHANGE, r, k) for r in range(ranks) for k in range(30)]
@@ -149,7 +150,7 @@ def costs_of(rng: random.Random, program: Program) -> Costs:
 
 def link_rule(rng: random.Random, program: Program) -> Callable[[Action], tuple[int, ...]]:
     """Which links a message holds: none, its pair's, those of its ends, of a shared pool."""
-    schedule, rule = program.schedule, rng.randrange(6)
+    schedule, rule = program.schedule, rng.randrange(7)
     pool = rng.randint(1, 3)
 
     def links(message: Action) -> tuple[int, ...]:
@@ -166,6 +167,8 @@ def link_rule(rng: random.Random, program: Program) -> Callable[[Action], tuple[
             return tuple(sorted((100 + source, 100 + target)))
         if rule == 4:
             return tuple(sorted(rng.sample(range(pool), rng.randint(0, pool))))
+        if rule == 5:  # Some messages through what is shared, some on no link at all.
+            return (0,) if rng.random() < 0.5 else ()
         own = (source * 10 + target,)
         return (*own, 1000) if rng.random() < 0.3 else own
 
