@@ -75,7 +75,7 @@ def test_the_peaks_of_a_shape_are_those_of_its_order(shape: Shape, seed: int) ->
         ("plan.schedule=interleaved", "plan.chunks=2"),
         ("plan.slices=4", "plan.recomputation=full"),
         ("plan.slices=[512, 1000, 536]", "plan.schedule=terapipe"),
-        ("plan.sharding=full", "plan.recomputation=selective"),
+        ("plan.sharding=optimizer", "plan.recomputation=selective"),
     ],
 )
 def test_the_peaks_of_a_scenario(plan: tuple[str, ...]) -> None:
