@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from scenarios.schema import Scenario
 from sim.cost.costs import ActionCosts, Transfer
-from sim.engine.simpy_engine import simulate
+from sim.engine.choice import simulate
 from sim.measurement import Measurement
 from sim.prediction import Prediction
 from sim.schedule.actions import FLUSH, Action, Kind

@@ -17,6 +17,7 @@ from sim.elastic.iterations import Iterations
 from sim.elastic.layouts import layouts
 from sim.elastic.phases import Layout, Phase, elastic_of, phase_scenario, phases
 from sim.elastic.transitions import TransitionTime, transition_time
+from sim.engine.choice import Engine
 from sim.prediction import Prediction, fits, predict
 
 NO_FREEZE = "no freeze"
@@ -92,6 +93,11 @@ class ElasticPrediction:
     notes: tuple[str, ...] = field(default=())
 
     @property
+    def engine(self) -> str:
+        """The engine that simulated its phases; both, where they differ in size."""
+        return " and ".join(sorted({phase.prediction.engine for phase in self.phases}))
+
+    @property
     def training_ns(self) -> int:
         """All epochs, without what lies between them."""
         return sum(phase.total_ns for phase in self.phases)
@@ -151,26 +157,35 @@ def predict_run(
     layouts_given: Sequence[Layout] | None = None,
     draws: int = 0,
     seed: int = 0,
+    engine: Engine = "auto",
     progress: Progress = lambda text: None,
 ) -> ElasticPrediction:
     """Predict a scenario's run, phase by phase; equal phases are simulated once.
 
     layouts_given: by frozen layers, instead of those that the scenario and the profile lead to.
-    draws, seed: see `sim.prediction.predict`. With `freeze: adaptive` the run freezes as much as it
-    may, as gradients are not known beforehand; the result's notes say so.
+    draws, seed, engine: see `sim.prediction.predict`. With `freeze: adaptive` the run freezes as
+    much as it may, as gradients are not known beforehand; the result's notes say so.
     Not modelled: evaluation, checkpoints, and loading before the first epoch.
     Raises ValueError where the scenario has no elastic run, or no batch that its replicas can
     share.
     """
-    return _Predictor(scenario, profile, draws, seed).run(scenario, layouts_given, progress)
+    predictor = _Predictor(scenario, profile, draws, seed, engine)
+    return predictor.run(scenario, layouts_given, progress)
 
 
 class _Predictor:
     """Predictions of runs with the same plan that differ in their decisions alone: what they have
     in common is simulated once."""
 
-    def __init__(self, scenario: Scenario, profile: Profile | None, draws: int, seed: int) -> None:
-        self._profile, self._draws, self._seed = profile, draws, seed
+    def __init__(
+        self,
+        scenario: Scenario,
+        profile: Profile | None,
+        draws: int,
+        seed: int,
+        engine: Engine = "auto",
+    ) -> None:
+        self._profile, self._draws, self._seed, self._engine = profile, draws, seed, engine
         self._simulated = Iterations(scenario, profile)
         self._seen: dict[tuple[Layout, int, bool], Prediction] = {}
 
@@ -207,7 +222,9 @@ class _Predictor:
         one = phase_scenario(scenario, phase)
         key = (phase.layout, phase.cached_layers, phase.fills_cache)
         if key not in self._seen:
-            self._seen[key] = predict(one, self._profile, draws=self._draws, seed=self._seed)
+            self._seen[key] = predict(
+                one, self._profile, draws=self._draws, seed=self._seed, engine=self._engine
+            )
         prediction = replace(self._seen[key], scenario=one)
         epoch_ns = prediction.iteration_ns * phase.iterations
         samples = elastic_of(scenario).samples
@@ -281,7 +298,7 @@ def summary(
     found: dict[str, object] = {
         "scenario": scenario.name,
         "digest": scenario.digest,
-        "engine": "simpy",
+        "engine": prediction.engine,
         "total_s": prediction.total_ns / 1e9,
         "training_s": prediction.training_ns / 1e9,
         "transition_s": prediction.transition_ns / 1e9,

@@ -23,7 +23,7 @@ from sim.cost.fit import PARAMETERS, Fit, Parameter, fit_runs, parameters_for, p
 from sim.cost.path import Composition, composition_of
 from sim.cost.profile import Bound, Fitted, Profile, ProfileMismatch, same_device
 from sim.cost.runs import Run, RunLog, fingerprint, read_log
-from sim.engine.simpy_engine import simulate
+from sim.engine.choice import simulate
 from sim.hints import what_of, worst_rows
 from sim.prediction import without_collector
 from sim.schedule.lowering import Program

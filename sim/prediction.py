@@ -7,19 +7,18 @@ Timeline -> Figures.
 from __future__ import annotations
 
 import gc
-import random
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from scenarios.schema import Scenario
-from sim.cost.costs import ActionCosts, CostTable
+from sim.cost.costs import CostTable
 from sim.cost.profile import Profile, require_device
 from sim.cost.table import cost_table
-from sim.engine.simpy_engine import simulate
-from sim.schedule.actions import COMPUTE, SENDS, Action, Kind
+from sim.draws import drawn_iterations
+from sim.engine.choice import Engine, run
 from sim.schedule.build import build_program
 from sim.schedule.lowering import Program
 from sim.timeline.critical_path import CriticalPath, critical_path
@@ -37,6 +36,7 @@ class Prediction:
 
     spread_ns: lower quartile, median and upper quartile of the iteration time over draws from the
     profile's distribution; None where there is none to draw from.
+    engine: the one that simulated, and note: why not another one, where a user might expect it.
     """
 
     scenario: Scenario
@@ -47,6 +47,8 @@ class Prediction:
     memory: tuple[MemoryCurve, ...] | None
     spread_ns: tuple[int, int, int] | None = None
     profile: Profile | None = None
+    engine: str = "simpy"
+    note: str | None = None
 
     @property
     def iteration_ns(self) -> int:
@@ -66,19 +68,26 @@ class Prediction:
 
 
 def predict(
-    scenario: Scenario, profile: Profile | None = None, *, draws: int = 0, seed: int = 0
+    scenario: Scenario,
+    profile: Profile | None = None,
+    *,
+    draws: int = 0,
+    seed: int = 0,
+    engine: Engine = "auto",
 ) -> Prediction:
     """Simulate one iteration of a scenario.
 
     draws: with a profile that holds the spread of single actions, how many times to draw every
     action's duration from it (seeded) for the prediction's median and quartiles: a pipeline waits
     for its slower side, so medians alone predict too little.
+    engine: which one simulates; `auto`: the compiled one where the program is large.
     Raises ScheduleError and Deadlock for an order that cannot run, ProfileMismatch for a profile of
-    another device than the scenario's.
+    another device than the scenario's, OverflowError for times that the compiled engine, asked for,
+    may not hold.
     """
     require_device(profile, scenario)
     with without_collector():
-        return _predict(scenario, profile, draws, seed)
+        return _predict(scenario, profile, draws, seed, engine)
 
 
 @contextmanager
@@ -94,7 +103,9 @@ def without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _predict(scenario: Scenario, profile: Profile | None, draws: int, seed: int) -> Prediction:
+def _predict(
+    scenario: Scenario, profile: Profile | None, draws: int, seed: int, engine: Engine
+) -> Prediction:
     program = build_program(scenario)
     costs = cost_table(scenario, program, profile)
     parts: dict[tuple[str, int, int, int], Mapping[str, int]] = {
@@ -103,11 +114,15 @@ def _predict(scenario: Scenario, profile: Profile | None, draws: int, seed: int)
         }
         for key, cost in costs.costs.items()
     }
-    timeline = replace(simulate(program, costs), parts=parts, variants=costs.variants)
+    timeline, chosen = run(program, costs, engine)
+    timeline = replace(timeline, parts=parts, variants=costs.variants)
     model = memory_model(scenario, program)
     spread = None
     if draws and profile is not None and profile.ratios:
-        spread = _draw(program, timeline, costs, profile.ratios, draws, seed)
+        times = drawn_iterations(
+            program, costs, profile.ratios, draws=draws, seed=seed, engine=engine
+        )
+        spread = _quartiles(times)
     return Prediction(
         scenario=scenario,
         program=program,
@@ -117,34 +132,12 @@ def _predict(scenario: Scenario, profile: Profile | None, draws: int, seed: int)
         memory=memory_curves(timeline, model) if model is not None else None,
         spread_ns=spread,
         profile=profile,
+        engine=chosen.engine,
+        note=chosen.note,
     )
 
 
-def _draw(
-    program: Program,
-    timeline: Timeline,
-    costs: CostTable,
-    ratios: tuple[float, ...],
-    draws: int,
-    seed: int,
-) -> tuple[int, int, int]:
-    generator = random.Random(seed)
-    actions = [a for steps in program.steps for step in steps for a in step]
-    actions += [s.action for s in timeline.spans if s.action.kind is Kind.EXCHANGE]
-    transfers = {a: costs.transfer(a) for a in actions if a.kind in SENDS}
-    hidden = {a: costs.hidden_ns(a) for a in actions if a.kind is Kind.REDUCE_GRADIENTS}
-    times = []
-    for _ in range(draws):
-        durations: dict[Action, int] = {}
-        for action in actions:
-            duration = costs.duration_ns(action)
-            if action.kind in COMPUTE or action.kind is Kind.OPTIMIZER:
-                duration = round(duration * generator.choice(ratios))
-            durations[action] = duration
-        drawn = ActionCosts(
-            durations=durations, transfers=transfers, hidden=hidden, processors=costs.processors
-        )
-        times.append(simulate(program, drawn).iteration_ns)
+def _quartiles(times: Sequence[int]) -> tuple[int, int, int]:
     if len(times) == 1:
         return times[0], times[0], times[0]
     low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
@@ -168,7 +161,7 @@ def summary(prediction: Prediction) -> dict[str, object]:
         "scenario": scenario.name,
         "digest": scenario.digest,
         "origin": prediction.timeline.origin,
-        "engine": "simpy",
+        "engine": prediction.engine,
         "iteration_s": seconds,
         **rates(scenario, seconds),
         **figures_json(found, prediction.memory),

@@ -8,7 +8,7 @@ from scenarios.schema import Scenario
 from sim.cost.profile import Profile
 from sim.cost.table import cost_table
 from sim.elastic.phases import Layout, Phase, phase_scenario, phases
-from sim.engine.simpy_engine import simulate
+from sim.engine.choice import simulate
 from sim.schedule.build import build_program, build_schedule
 from sim.workload.memory import memory_model, peak_bytes
 

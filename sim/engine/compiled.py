@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cost.costs import Costs
+from sim.engine.deadlock import Deadlock
 from sim.engine.encoded import NOTHING, Encoded, Evaluation, Op, Prices
 from sim.engine.encoding import encode, price
 from sim.engine.kernels import UNKNOWN, uncontended, walk
-from sim.engine.simpy_engine import Deadlock
 from sim.schedule.actions import Action, Kind
 from sim.schedule.checks import Waiting
 from sim.schedule.lowering import Program, partner

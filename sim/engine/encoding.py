@@ -41,13 +41,13 @@ _MESSAGES = {
 }
 
 
-def encode(program: Program, costs: Costs | None = None) -> Encoded:
+def encode(program: Program, costs: Costs | None = None, *, by_action: bool = False) -> Encoded:
     """A program's ops, its slots by what `costs` depend on.
 
-    With a CostTable a slot is a CostKey, of its variants; with other costs every action has one of
-    its own. Without costs slots are CostKeys of microbatches that are all alike.
+    With a CostTable a slot is a CostKey, of its variants; with other costs, or `by_action`, every
+    action has one of its own. Without costs slots are CostKeys of microbatches that are all alike.
     """
-    encoder = _Encoder(program, _key_of(costs))
+    encoder = _Encoder(program, _itself if by_action else _key_of(costs))
     for rank in range(program.num_ranks):
         encoder.rank(rank)
     return encoder.encoded()

@@ -14,13 +14,13 @@ after the last.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+from sim.schedule.compiling import compiled
+
 I8: TypeAlias = NDArray[np.int8]
 I32: TypeAlias = NDArray[np.int32]
 I64: TypeAlias = NDArray[np.int64]
@@ -31,21 +31,6 @@ UNKNOWN = -1
 """A time that has not come, a rank that waits for nothing."""
 _MEETING = -2
 """Waits below this number are for meeting _MEETING - wait."""
-
-
-def compiled(function: Kernel) -> Kernel:
-    """The function compiled by numba at its first call, or itself where numba is not installed.
-
-    The machine code is kept for the next process where numba finds a folder it may write to.
-    """
-    try:
-        from numba import njit
-    except ImportError:
-        return function
-    try:
-        return cast(Kernel, njit(cache=True)(function))
-    except RuntimeError:  # numba's "cannot cache function": nowhere to write
-        return cast(Kernel, njit(function))
 
 
 @compiled

@@ -28,12 +28,13 @@ The rules, which the compiled engine shares:
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import Any
 
 import simpy
 
 from sim.cost.costs import Costs
+from sim.engine.deadlock import Deadlock
 from sim.schedule.actions import COMPUTE, RECEIVES, SENDS, Action, Kind
 from sim.schedule.checks import Waiting
 from sim.schedule.lowering import Program, Step, participants, partner, peer, receives
@@ -42,17 +43,7 @@ from sim.timeline.spans import Lane, Span, Timeline
 _END_OF_INSTANT = 2
 _AFTER_LINKS = 3
 _Process = Generator[simpy.Event, Any, None]
-
-
-class Deadlock(RuntimeError):
-    """Every process waits for ever; `waiting` tells what each rank waits for."""
-
-    def __init__(self, waiting: Sequence[Waiting]) -> None:
-        super().__init__(tuple(waiting))
-        self.waiting = tuple(waiting)
-
-    def __str__(self) -> str:
-        return "\n  ".join(["the schedule deadlocks:", *map(str, self.waiting)])
+__all__ = ["Deadlock", "simulate"]
 
 
 def simulate(program: Program, costs: Costs) -> Timeline:

@@ -19,7 +19,7 @@ from scenarios.schema import MicrobatchGroup, Scenario
 from sim.cost.profile import Profile, require_device
 from sim.cost.slices import SliceTable, slice_table
 from sim.cost.table import cost_table
-from sim.engine.simpy_engine import simulate
+from sim.engine.choice import simulate
 from sim.planner.cuts import even, grouped, neighbours, unsliced
 from sim.planner.room import fitting_slices
 from sim.planner.slicing import NoSplit, best_splitting, frontier
