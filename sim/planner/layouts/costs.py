@@ -8,7 +8,8 @@ reduction on a stage's weights and who shares them. Each is computed by the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import itertools
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -102,7 +103,8 @@ class Messages(NamedTuple):
     occupancy_ns: (2, num_ranks, num_slices). latency_ns: (2, num_ranks); both 0 where no such
     message is sent. first_link: (2 num_ranks + 1,), and links, numbered from 0 without gaps: those
     of message [way, rank] are links[first_link[i]] up to links[first_link[i + 1]] with
-    i = way num_ranks + rank. post_ns, unpack_ns: (num_slices,).
+    i = way num_ranks + rank. post_ns, unpack_ns: (num_slices,). shares: (2, num_ranks): whether a
+    rank's two ways out share a link, and its two ways in.
     """
 
     occupancy_ns: I64
@@ -112,6 +114,7 @@ class Messages(NamedTuple):
     num_links: int
     post_ns: I64
     unpack_ns: I64
+    shares: NDArray[np.bool_]
 
 
 class FlushCosts(NamedTuple):
@@ -315,6 +318,7 @@ class CostBook:
             num_links=len(held),
             post_ns=post,
             unpack_ns=unpack,
+            shares=_shares(links, first_link, p),
         )
 
     def _flush(self, plan: Plan, part_key: Hashable, cut: Cut) -> FlushCosts:
@@ -364,3 +368,11 @@ def _pass(part: StagePart, times: PartTimes, loading_ns: float) -> tuple[int, in
 def _rounded(parts: Parts) -> int:
     """As `sim.cost.parts.rounded`, the duration alone."""
     return round(total_ns(parts))
+
+
+def _shares(links: Sequence[int], first_link: Sequence[int], p: int) -> NDArray[np.bool_]:
+    held = [set(links[a:b]) for a, b in itertools.pairwise(first_link)]
+    onward, back = held[:p], held[p:]
+    out = [not onward[r].isdisjoint(back[r]) for r in range(p)]
+    into = [not onward[r - 1].isdisjoint(back[(r + 1) % p]) for r in range(p)]
+    return np.array([out, into])

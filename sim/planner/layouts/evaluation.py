@@ -8,6 +8,7 @@ from sim.cost.table import cost_table
 from sim.engine.compiled import evaluate
 from sim.engine.encoding import encode, price
 from sim.engine.shapes import encoded_shape
+from sim.planner.layouts.bounds import bound_ns
 from sim.planner.layouts.costs import CostBook
 from sim.planner.layouts.plans import scenario_with
 from sim.planner.layouts.pricing import priced
@@ -44,9 +45,11 @@ class Evaluator:
         return max(peak_bytes(model, schedule))
 
     def bound_ns(self, plan: Plan) -> int:
-        """No more than `iteration_ns`: what the busiest rank's processor does takes that long, as
-        it does one thing at a time."""
+        """No more than `iteration_ns`."""
         scenario = scenario_with(self.scenario, plan)
+        shape = shape_of(scenario)
+        if shape is not None and self.book.knows(plan):
+            return bound_ns(shape, self.book.costs(plan))
         program = build_program(scenario)
         costs = cost_table(scenario, program, self.profile)
         return max(
