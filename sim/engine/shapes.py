@@ -33,29 +33,32 @@ _KINDS = (
 MAX_KEPT_BYTES = 128 << 20
 
 
-class _Kept:
+class KeptShapes:
     """Encoded programs of the shapes used last, as many as fit in a number of bytes."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, *, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.num_bytes = 0
         self.found: OrderedDict[Shape, Encoded] = OrderedDict()
 
-    def get(self, shape: Shape) -> Encoded:
+    def encoded(self, shape: Shape) -> Encoded:
+        """The program of a shape; one larger than all that may be kept is made every time."""
         found = self.found.get(shape)
         if found is not None:
             self.found.move_to_end(shape)
             return found
         made = _encode(shape)
-        self.found[shape] = made
-        self.num_bytes += encoded_bytes(made)
-        while self.num_bytes > self.max_bytes and len(self.found) > 1:
+        size = encoded_bytes(made)
+        if size <= self.max_bytes:
+            self.found[shape] = made
+            self.num_bytes += size
+        while self.num_bytes > self.max_bytes:
             _, oldest = self.found.popitem(last=False)
             self.num_bytes -= encoded_bytes(oldest)
         return made
 
 
-_kept = _Kept(MAX_KEPT_BYTES)
+_kept = KeptShapes(max_bytes=MAX_KEPT_BYTES)
 
 
 def encoded_shape(shape: Shape) -> Encoded:
@@ -63,7 +66,7 @@ def encoded_shape(shape: Shape) -> Encoded:
 
     Not to be written to: those used last are kept, up to MAX_KEPT_BYTES. No op knows its action.
     """
-    return _kept.get(shape)
+    return _kept.encoded(shape)
 
 
 def encoded_bytes(encoded: Encoded) -> int:
