@@ -7,30 +7,13 @@ context, so that the N (N + 1) / 2 slices of a sequence lie in the order they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
 import numpy as np
 from numpy.typing import NDArray
 
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+from sim.schedule.compiling import compiled
+
 NEVER = 1 << 61
 """A time that no splitting reaches; the sum of two of them still fits an int64."""
-
-
-def compiled(function: Kernel) -> Kernel:
-    """The function compiled by numba at its first call, or itself where numba is not installed.
-
-    The machine code is kept for the next process where numba finds a folder it may write to.
-    """
-    try:
-        from numba import njit
-    except ImportError:
-        return function
-    try:
-        return cast(Kernel, njit(cache=True)(function))
-    except RuntimeError:  # numba's "cannot cache function": nowhere to write
-        return cast(Kernel, njit(function))
 
 
 @compiled

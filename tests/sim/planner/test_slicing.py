@@ -22,7 +22,8 @@ from sim.planner.slicing import (
     frontier,
     uniform_slices,
 )
-from sim.planner.slicing_kernels import NEVER, compiled
+from sim.planner.slicing_kernels import NEVER
+from sim.schedule.compiling import compiled
 
 ROOT = Path(__file__).resolve().parents[3]
 Case = tuple[NDArray[np.int64], NDArray[np.bool_], int]
