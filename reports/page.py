@@ -30,6 +30,7 @@ from reports.sections import (
 )
 from reports.sections_measured import measured_section
 from reports.sections_slices import is_sliced, slices_section
+from reports.sections_training import has_training, training_section
 from scenarios.loader import Loaded
 from sim.comparison import Comparison, LoopRow
 from sim.measurement import Measurement
@@ -64,6 +65,7 @@ def render(
         *((slices_section(prediction),) if is_sliced(prediction) else ()),
         breakdown_section(prediction, figures),
         memory_section(prediction, figures, fit),
+        *((training_section(prediction),) if has_training(prediction) else ()),
         measured_section(prediction, measurement, comparison, tuple(loop or ())),
         scenario_section(prediction, loaded),
         assumptions_section(prediction, figures, command),

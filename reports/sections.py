@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from reports import charts, gantt, tables, words
 from reports.tables import Summary, Table
+from reports.training_words import between
+from reports.training_words import days as days_text
 from scenarios.errors import Origin
 from scenarios.loader import Loaded
 from scenarios.schema import Plan
@@ -138,13 +140,33 @@ def tiles(prediction: Prediction, summary: Summary, measured_ns: int | None) -> 
         "tokens_per_s",
         f"{words.significant(summary['tokens_per_s'])}{words.NBSP}tokens/s",
     )
+    plain = prediction.training is None or prediction.training.is_plain
     hours = f"{words.count(summary['training_gpu_hours'])} {gpu} hours"
     days = f"{words.significant(summary['training_days'], 3)}{words.NBSP}days"
-    add("Whole training run", "training_days", days, hours)
+    found += _expected_tiles(prediction)
+    add("Whole training run" if plain else "Without failures", "training_days", days, hours)
     if scenario.cluster is not None and scenario.cluster.price_per_device_hour is not None:
         about = f"at ${scenario.cluster.price_per_device_hour:.2f} per {gpu} hour"
+        about += "" if plain else ", without failures"
         key = "training_cost_dollars"
         add("Cost of training", key, words.dollars(summary[key]), about)
+    return found
+
+
+def _expected_tiles(prediction: Prediction) -> list[Tile]:
+    """Days and money of the training run with what may happen to it, where something may."""
+    run = prediction.training
+    if run is None or run.is_plain or run.expected_days is None:
+        return []
+    days, note = run.expected_days, f"{words.percent(run.goodput)} of it training as predicted"
+    if run.days is not None:
+        note = f"90{words.NBSP}% of runs: {between(run.days.low, run.days.high)}"
+    found = [_tile("Whole training run", days_text(days), note, days, "training.expected_days")]
+    if run.dollars_a_day is not None:
+        cost = days * run.dollars_a_day
+        note = f"{words.count(days * run.hours_a_day)} device hours"
+        key = "training.expected_dollars"
+        found.append(_tile("Expected cost of training", words.dollars(cost), note, cost, key))
     return found
 
 

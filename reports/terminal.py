@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.console import console, plain_table, progress_done, show_json
+from reports.terminal_training import show_training
 from scenarios.catalogue import Entry
 from scenarios.units import format_bytes, format_duration_ns
 from sim.measurement import Measurement
@@ -47,9 +48,13 @@ def show_prediction(prediction: Prediction, *, as_json: bool) -> None:
 
     out = console()
     out.print(Text(verdict(prediction), style="bold"))
-    out.print(_figures_table(found, "simulated"))
+    plain = prediction.training is None or prediction.training.is_plain
+    # A run that is more than its iterations has its days and dollars below.
+    about = {k: v for k, v in found.items() if plain or not k.startswith("training_")}
+    out.print(_figures_table(about, "simulated"))
     out.print(_breakdown_table(found))
     out.print(_ranks_table(found))
+    show_training(out, prediction.training)
     for what, share in prediction.costs.assumed[:8]:
         out.print(f"assumed: {what} ({share:.1%} of the time)")
 
