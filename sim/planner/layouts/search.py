@@ -39,6 +39,7 @@ def search(
     profile: Profile | None = None,
     jobs: int | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
+    explain: bool = True,
     make: MakeEvaluator = Evaluator,
 ) -> PlanSearch:
     """Search the best layouts of a scenario's model, batch and cluster.
@@ -51,7 +52,8 @@ def search(
     plan are restricted to; a field that is otherwise not searched (`sim.planner.layouts.space`)
     becomes a dimension. jobs: processes, as many as there are cores unless given; the answer does
     not depend on them.
-    make: what evaluates plans.
+    explain: whether to find out why nothing else is better, and which inputs matter. make: what
+    evaluates plans.
     Raises CannotPlan where there is nothing to search, NotWholeNodes where devices are no whole
     nodes, and ProfileMismatch for a profile of another device.
     """

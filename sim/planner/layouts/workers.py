@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
@@ -51,15 +52,18 @@ class Workers:
             for number, (name, arguments) in enumerate(calls):
                 yield number, getattr(self.desk, name)(*arguments)
             return
-        from concurrent.futures import as_completed
+        from concurrent.futures import FIRST_COMPLETED, Future, wait
 
-        executor = self._started()
-        waiting = {
-            executor.submit(_at_desk, name, arguments): number
-            for number, (name, arguments) in enumerate(calls)
-        }
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
+        executor, waiting = self._started(), dict[Future[Any], int]()
+        coming = iter(enumerate(calls))
+        while True:
+            # No more than the processes can take: what is queued cannot be called off cleanly.
+            for number, (name, arguments) in islice(coming, 2 * self.jobs - len(waiting)):
+                waiting[executor.submit(_at_desk, name, arguments)] = number
+            if not waiting:
+                return
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                yield waiting.pop(future), future.result()
 
     def _started(self) -> Any:
         if self._executor is None:
