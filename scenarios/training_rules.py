@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from scenarios.schema import Scenario, Training
 from scenarios.units import exact_duration_ns
 
-READS = ("training", "model", "costs")
+READS = ("training", "model", "cluster")
 
 
 def find(scenario: Scenario) -> Iterator[tuple[str, str]]:
@@ -17,6 +17,13 @@ def find(scenario: Scenario) -> Iterator[tuple[str, str]]:
         return
     yield from _failures(training)
     yield from _checkpoints(training)
+    slow = training.stragglers
+    if slow is not None and slow.of == "nodes" and scenario.cluster is None:
+        yield (
+            "training.stragglers.of",
+            "is nodes, but without a cluster nobody knows which devices share one; `of: devices` "
+            "would work",
+        )
     size_known = training.checkpoint_size is not None or scenario.model is not None
     if _saves(training) and not size_known:
         yield (

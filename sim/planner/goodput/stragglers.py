@@ -34,7 +34,7 @@ MOST_PASSES = 20_000_000
 """Passes simulated in all, about."""
 MOST_PASSES_INTERPRETED = 400_000
 """The same where nothing compiles the engine."""
-_NOT_COMPUTED = COMMUNICATION | {"data_loading", "cache"}
+_NOT_COMPUTED = COMMUNICATION | {"host", "data_loading", "cache"}
 
 
 def iteration_factors(scenario: Scenario, program: Program, costs: CostTable) -> tuple[float, ...]:
@@ -126,7 +126,7 @@ def rank_factors(plan: Plan, device_factors: Factors) -> Factors:
 
 def slowed(costs: CostTable, schedule: Schedule, factors: tuple[float, ...]) -> CostTable:
     """Costs where each rank takes its factor of time for what it computes in passes and optimizer
-    steps; collectives inside them, loading and the cache take as long as before."""
+    steps; collectives inside them, the host, loading and the cache take as long as before."""
     found = {}
     for key, cost in costs.costs.items():
         if key.kind in COMPUTE:
