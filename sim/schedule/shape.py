@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -147,15 +147,45 @@ def shape_of(scenario: Scenario) -> Shape | None:
     Raises ValueError where the schedule cannot be, as `build_schedule`.
     """
     plan = scenario.plan
-    if plan.schedule == "given" or plan.frozen_layers or len(plan.variant_groups) > 1:
+    if plan.schedule == "given" or plan.frozen_layers:
         return None
+    if plan.microbatch_groups is None and isinstance(plan.slices, int | None):
+        num_slices = plan.slices or 1  # Quicker than by groups.
+    elif len(plan.variant_groups) > 1:
+        return None
+    else:
+        num_slices = plan.groups[0].num_slices
+    return _shape(
+        plan.schedule,
+        plan.pipeline,
+        plan.num_microbatches,
+        plan.chunks if plan.schedule == "interleaved" else 1,
+        num_slices,
+        plan.gpipe_backward if plan.schedule == "gpipe" else "same",
+        plan.p2p,
+        flush_of(scenario),
+    )
+
+
+@lru_cache(maxsize=1 << 14)
+def _shape(
+    schedule: ShapeSchedule,
+    num_ranks: int,
+    num_microbatches: int,
+    num_chunks: int,
+    num_slices: int,
+    gpipe_backward: Literal["same", "reversed"],
+    mode: Mode,
+    flush: Flush,
+) -> Shape:
+    """A shape made once, as many scenarios have the same."""
     return Shape(
-        schedule=plan.schedule,
-        num_ranks=plan.pipeline,
-        num_microbatches=plan.num_microbatches,
-        num_chunks=plan.chunks if plan.schedule == "interleaved" else 1,
-        num_slices=plan.groups[0].num_slices,
-        gpipe_backward=plan.gpipe_backward if plan.schedule == "gpipe" else "same",
-        mode=plan.p2p,
-        flush=flush_of(scenario),
+        schedule=schedule,
+        num_ranks=num_ranks,
+        num_microbatches=num_microbatches,
+        num_chunks=num_chunks,
+        num_slices=num_slices,
+        gpipe_backward=gpipe_backward,
+        mode=mode,
+        flush=flush,
     )
