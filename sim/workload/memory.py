@@ -22,7 +22,7 @@ from sim.workload.parameters import (
     updated_parameters,
 )
 from sim.workload.partition import Piece, StagePart, group_pieces, partition
-from sim.workload.setting import Setting, setting_of
+from sim.workload.setting import Setting, message_bytes, settings_by_variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,36 +120,29 @@ def memory_model(scenario: Scenario, plan_of: Program | Schedule) -> MemoryModel
         return None
     parts = partition(scenario, schedule.num_stages)
     groups = scenario.plan.variant_groups
-    settings = tuple(
-        tuple(
-            replace(setting_of(scenario, tokens, context), micro_batch=micro_batch)
-            for micro_batch, context, tokens in group_pieces(group, scenario.model.sequence)
-        )
-        for group in groups
-    )
+    settings = settings_by_variant(scenario)
     every = tuple(setting for variant in settings for setting in variant)
     counts = tuple(
-        _Counts(
+        Counts(
             held=rank_parameters(own, scenario),
             trained=rank_parameters([part.active for part in own], scenario),
         )
         for own in ([parts[stage] for stage in schedule.stages_of(r)] for r in _ranks(schedule))
     )
-    largest = max(every, key=lambda setting: setting.near_rows)
-    message = largest.element_bytes * largest.near_rows * largest.model.hidden
-    window = RECEIVE_WINDOW if scenario.plan.p2p == "overlapped" else 1
+    message = message_bytes(every)
+    window = receive_window(scenario.plan)
     first = scenario.plan.runs_frozen_first
     return MemoryModel(
         static=tuple(
-            {**_static(scenario, count), "message_buffers": message * buffers}
+            {**static_by_kind(scenario, count), "message_buffers": message * buffers}
             for count, buffers in zip(counts, _buffers(schedule, window), strict=True)
         ),
-        activations=tuple(_kept(part, settings) for part in parts),
-        working=tuple(_working(part, every, scenario) for part in parts),
-        optimizer=tuple(_optimizer(scenario, count.trained) for count in counts),
+        activations=tuple(kept_by_slice(part, settings) for part in parts),
+        working=tuple(working_by_kind(part, every, scenario) for part in parts),
+        optimizer=tuple(optimizer_bytes(scenario, count.trained) for count in counts),
         caches=tuple(
             tuple(
-                tuple(part.num_layers * _cached(s, variant) for s in variant)
+                tuple(part.num_layers * cached_bytes(s, variant) for s in variant)
                 for variant in settings
             )
             for part in parts
@@ -161,7 +154,12 @@ def memory_model(scenario: Scenario, plan_of: Program | Schedule) -> MemoryModel
     )
 
 
-def _cached(setting: Setting, slices: Sequence[Setting]) -> int:
+def receive_window(plan: Plan) -> int:
+    """Receives that are posted at once from each sender."""
+    return RECEIVE_WINDOW if plan.p2p == "overlapped" else 1
+
+
+def cached_bytes(setting: Setting, slices: Sequence[Setting]) -> int:
     """Bytes of one layer's keys and values of a slice, where there are others to use them."""
     if len(slices) == 1:
         return 0
@@ -169,7 +167,7 @@ def _cached(setting: Setting, slices: Sequence[Setting]) -> int:
     return 2 * s.element_bytes * s.rows * share(s.model.hidden, s.tensor)
 
 
-def _kept(
+def kept_by_slice(
     part: StagePart, settings: tuple[tuple[Setting, ...], ...]
 ) -> tuple[tuple[int, ...], ...]:
     """What each variant's slices keep until their own backward pass: their keys and values, which
@@ -177,7 +175,9 @@ def _kept(
     found = []
     for slices in settings:
         apart = 0 if slices[0].recomputation == "full" else part.num_layers
-        found.append(tuple(stage_activations(part, s) - apart * _cached(s, slices) for s in slices))
+        found.append(
+            tuple(stage_activations(part, s) - apart * cached_bytes(s, slices) for s in slices)
+        )
     return tuple(found)
 
 
@@ -227,33 +227,38 @@ def _unit(plan: Plan) -> int:
 
 
 def _buffers(schedule: Schedule, window: int) -> tuple[int, ...]:
-    """For each rank, the messages it has room for: `window` receives posted ahead from each
-    neighbouring stage that sends to one of its stages, and one send on its way to each that
-    receives; no gradient goes into a frozen stage."""
+    """For each rank, the messages it has room for."""
     if schedule.num_ranks == 1:
         return (0,)
-    last, frozen = schedule.num_stages - 1, schedule.frozen_stages
+    stages, frozen = schedule.num_stages, schedule.frozen_stages
+    return tuple(
+        sum(stage_buffers(s, stages, window, frozen) for s in schedule.stages_of(rank))
+        for rank in _ranks(schedule)
+    )
 
-    def of(stage: int) -> int:
-        received = (stage > 0) + (frozen <= stage < last)
-        sent = (stage < last) + (stage > frozen)
-        return window * received + sent
 
-    return tuple(sum(map(of, schedule.stages_of(rank))) for rank in _ranks(schedule))
+def stage_buffers(stage: int, num_stages: int, window: int, frozen: int = 0) -> int:
+    """The messages a stage has room for: `window` receives posted ahead from each neighbour that
+    sends to it, and one send on its way to each that receives; none goes into a frozen stage."""
+    last = num_stages - 1
+    received = (stage > 0) + (frozen <= stage < last)
+    sent = (stage < last) + (stage > frozen)
+    return window * received + sent
 
 
 def _ranks(schedule: Schedule) -> range:
     return range(schedule.num_ranks)
 
 
-class _Counts(NamedTuple):
+class Counts(NamedTuple):
     """Weights on a device of a rank: all, and those that are trained."""
 
     held: int
     trained: int
 
 
-def _static(scenario: Scenario, count: _Counts) -> Mapping[str, int]:
+def static_by_kind(scenario: Scenario, count: Counts) -> Mapping[str, int]:
+    """What a rank holds throughout, but for its buffers."""
     plan = scenario.plan
     moment = 8 if plan.precision == "fp64" else 4
     held, trained = (share(n, plan.data) if plan.sharding == "full" else n for n in count)
@@ -267,7 +272,7 @@ def _static(scenario: Scenario, count: _Counts) -> Mapping[str, int]:
     }
 
 
-def _optimizer(scenario: Scenario, count: int) -> int:
+def optimizer_bytes(scenario: Scenario, count: int) -> int:
     """An fp32 copy of 16-bit gradients for the fp32 weights, as in Megatron-LM."""
     plan = scenario.plan
     copied = plan.keeps_master_weights and PRECISION_BYTES[plan.reduced_precision] < 4
@@ -336,7 +341,7 @@ def logit_bytes(setting: Setting) -> int:
     return s.logit_bytes * s.rows * s.local_vocabulary
 
 
-def _working(
+def working_by_kind(
     part: StagePart, settings: tuple[Setting, ...], scenario: Scenario
 ) -> Mapping[Kind, int]:
     """The largest over the slices, of what lives beside the activations kept.
@@ -403,12 +408,12 @@ def _first_working(
     whole batch at once, and the active ones then on one microbatch."""
     found = []
     for part in parts:
-        most = _working(part, tuple(settings), scenario)[Kind.FORWARD]
+        most = working_by_kind(part, tuple(settings), scenario)[Kind.FORWARD]
         if part.stage == 0:
             times = scenario.plan.num_microbatches
             whole = [replace(s, micro_batch=s.micro_batch * times) for s in settings]
             only = replace(part, num_layers=part.frozen_layers, head=False)
-            most = max(most, _working(only, tuple(whole), scenario)[Kind.FORWARD])
+            most = max(most, working_by_kind(only, tuple(whole), scenario)[Kind.FORWARD])
         found.append(most)
     return tuple(found)
 
@@ -416,7 +421,9 @@ def _first_working(
 def piece_bytes(part: StagePart, setting: Setting, scenario: Scenario) -> int:
     """What one piece by itself needs on a stage: what it keeps, and the larger of what its forward
     and its backward pass need while they run."""
-    return stage_activations(part, setting) + max(_working(part, (setting,), scenario).values())
+    return stage_activations(part, setting) + max(
+        working_by_kind(part, (setting,), scenario).values()
+    )
 
 
 def peak_bytes(model: MemoryModel, schedule: Schedule) -> tuple[int, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from scenarios.schema import PRECISION_BYTES, Model, Precision, Scenario
 from sim.workload.parameters import share
+from sim.workload.partition import group_pieces
 
 Attention = Literal["unfused", "fused"]
 Recomputation = Literal["none", "selective", "full"]
@@ -78,3 +80,21 @@ def setting_of(scenario: Scenario, tokens: int | None = None, context: int = 0) 
         sequence_parallel=plan.sequence_parallel,
         kernels=plan.kernels,
     )
+
+
+def settings_by_variant(scenario: Scenario) -> tuple[tuple[Setting, ...], ...]:
+    """The settings of the slices of each variant of the plan's microbatches."""
+    assert scenario.model is not None
+    return tuple(
+        tuple(
+            replace(setting_of(scenario, tokens, context), micro_batch=micro_batch)
+            for micro_batch, context, tokens in group_pieces(group, scenario.model.sequence)
+        )
+        for group in scenario.plan.variant_groups
+    )
+
+
+def message_bytes(settings: Sequence[Setting]) -> int:
+    """What a device has of the largest message."""
+    largest = max(settings, key=lambda setting: setting.near_rows)
+    return largest.element_bytes * largest.near_rows * largest.model.hidden

@@ -73,7 +73,7 @@ def sent_ns(rank: int, kind: int, backward: bool, sizes: Sizes, times: Times) ->
     """How long the message that a pass sends is on its way, at least."""
     way = 1 if backward else 0
     index = 0 if sizes.num_chunks > 1 else kind
-    return times.occupancy[way, rank, index] + times.latency[way, rank]
+    return int(times.occupancy[way, rank, index] + times.latency[way, rank])
 
 
 @compiled
@@ -89,7 +89,7 @@ def pass_ns(rank: int, kind: int, backward: bool, sizes: Sizes, times: Times) ->
     own = times.backward[rank, kind] if backward else times.forward[rank, kind]
     if sizes.mode == OVERLAPPED and sends(rank, kind, not backward, sizes):
         own += times.unpack[0 if sizes.num_chunks > 1 else kind]
-    return own
+    return int(own)
 
 
 @compiled
@@ -152,13 +152,11 @@ def slot_gap_ns(
         both = times.occupancy[0, before, 0] + times.occupancy[1, after, 0]
         least = min(times.latency[0, before], times.latency[1, after])
         took = max(took, posted + both + least + unpack)
-    return took + times.exchange
+    return int(took + times.exchange)
 
 
 @compiled
-def lay_out(
-    rank: int, warm_up: int, sizes: Sizes, times: Times, period: int, sums: I64
-) -> None:
+def lay_out(rank: int, warm_up: int, sizes: Sizes, times: Times, period: int, sums: I64) -> None:
     """What a rank takes for so many passes to warm up, steady pairs, and passes at the end: sums,
     (3, period + 1), written.
 
@@ -193,7 +191,7 @@ def lay_out(
 @compiled
 def sum_to(number: int, period: int, sums: I64) -> int:
     """Of a row of `lay_out` what the first `number` take."""
-    return number // period * sums[period] + sums[number % period]
+    return int(number // period * sums[period] + sums[number % period])
 
 
 @compiled
@@ -390,4 +388,4 @@ def finish(
         at[:] = at.max() + norm
     for rank in range(p):
         at[rank] += optimizer[rank] + stage_gather[rank].sum()
-    return at.max()
+    return int(at.max())

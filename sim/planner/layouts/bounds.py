@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.planner.layouts.bound_kernels import BLOCKING, EXCHANGE, OVERLAPPED, I64, Sizes, Times
+from sim.planner.layouts.bound_kernels import BLOCKING, EXCHANGE, I64, OVERLAPPED, Sizes, Times
 from sim.planner.layouts.costs import LayoutCosts
-from sim.schedule.shape import Shape
+from sim.schedule.shape import Shape, ShapeSchedule
 
 MOST_PASSES = 4_000
 """Passes that the path goes through at most where there are more."""
@@ -50,7 +50,7 @@ def bound_ns(shape: Shape, costs: LayoutCosts) -> int:
     if p > 1:
         posted[1:] = messages.post_ns[0]
         if shape.mode != "overlapped":
-            posted[1:] += (messages.occupancy_ns[1, 1:, 0] + messages.latency_ns[1, 1:])
+            posted[1:] += messages.occupancy_ns[1, 1:, 0] + messages.latency_ns[1, 1:]
             posted[1:] += costs.exchange_ns
     program = shape.flush
     return int(
@@ -77,10 +77,8 @@ class _Passes(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _plan(schedule: str, p: int, v: int, n: int, m: int) -> _Passes:
-    shape = Shape(
-        schedule=schedule, num_ranks=p, num_microbatches=m, num_chunks=v, num_slices=n
-    )
+def _plan(schedule: ShapeSchedule, p: int, v: int, n: int, m: int) -> _Passes:
+    shape = Shape(schedule=schedule, num_ranks=p, num_microbatches=m, num_chunks=v, num_slices=n)
     total = shape.num_passes
     # One pass and its backward pass at the end are the same as none.
     warm_ups = [total if w == total - 1 else w for w in shape.warm_ups]
@@ -88,10 +86,12 @@ def _plan(schedule: str, p: int, v: int, n: int, m: int) -> _Passes:
     forwards = backwards = numbers
     if 2 * total * p > MOST_PASSES:
         forwards, backwards = _some(p, v, n, m)
-    return _Passes(np.array(warm_ups, np.int64), forwards.astype(np.int64), backwards.astype(np.int64))
+    return _Passes(
+        np.array(warm_ups, np.int64), forwards.astype(np.int64), backwards.astype(np.int64)
+    )
 
 
-def _some(p: int, v: int, n: int, m: int):
+def _some(p: int, v: int, n: int, m: int) -> tuple[I64, I64]:
     total = m * v * n
     numbers = np.arange(total)
     if v > 1:

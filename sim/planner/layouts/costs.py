@@ -36,10 +36,11 @@ from sim.cost.modelled import (
 from sim.cost.parts import Parts, total_ns
 from sim.cost.profile import Profile
 from sim.cost.table import optimizer_parts, tied_parts
+from sim.planner.layouts.cuts import Cut, Cuts
 from sim.planner.layouts.plans import scenario_with
 from sim.schedule.build import flush_of
 from sim.workload.parameters import rank_parameters, stage_parameters
-from sim.workload.partition import StagePart, group_pieces, partition
+from sim.workload.partition import StagePart, group_pieces
 
 I32: TypeAlias = NDArray[np.int32]
 I64: TypeAlias = NDArray[np.int64]
@@ -73,20 +74,6 @@ _flush_fields = attrgetter(
     "clip_gradients",
     "sequence_parallel",
 )
-
-
-class Cut(NamedTuple):
-    """How stages lie over ranks, by content.
-
-    parts: a stage's part of each content. content: (num_stages,), which one each stage has.
-    held: the contents of each kind of rank, in its stages' order. kind_of: (num_ranks,), which kind
-    each rank is of.
-    """
-
-    parts: tuple[StagePart, ...]
-    content: I32
-    held: tuple[tuple[int, ...], ...]
-    kind_of: I32
 
 
 class Passes(NamedTuple):
@@ -147,10 +134,10 @@ class CostBook:
     devices that do not share processors (`knows`).
     """
 
-    def __init__(self, scenario: Scenario, profile: Profile | None) -> None:
+    def __init__(self, scenario: Scenario, profile: Profile | None, cuts: Cuts) -> None:
         assert scenario.model is not None
         assert scenario.cluster is not None
-        self.scenario, self.profile = scenario, profile
+        self.scenario, self.profile, self.cuts = scenario, profile, cuts
         self.model = scenario.model
         self.cluster = scenario.cluster
         if profile is not None:
@@ -173,8 +160,7 @@ class CostBook:
         """The costs of a plan that is known (`knows`)."""
         where = placed(plan)
         groups: _Groups = self._once(("groups", where), lambda: self._groups(plan))
-        cut_key = _cut_key(plan)
-        cut = self.cut(plan)
+        cut, cut_key = self.cuts.cut(plan), Cuts.key(plan)
         part_key: tuple[Hashable, ...] = (groups.tensor, *_part_fields(plan))
         if self.cluster.device.efficiency.pass_overhead:
             part_key = (*part_key, plan.pipeline)
@@ -198,10 +184,6 @@ class CostBook:
             exchange_ns=self._exchange_ns if plan.p2p == "blocking" else 0,
         )
 
-    def cut(self, plan: Plan) -> Cut:
-        """How a plan's stages lie over its ranks."""
-        return self._once(("cut", *_cut_key(plan)), lambda: self._cut(plan))
-
     def _once(self, key: Hashable, make: Callable[[], _Found]) -> _Found:
         found: _Found | None = self._known.get(key)
         if found is None:
@@ -218,29 +200,6 @@ class CostBook:
             tensor=tensor_group(self.cluster, plan),
             data=data_group(self.cluster, plan),
             tied=tied_group(self.cluster, plan, ends) if plan.pipeline > 1 else None,
-        )
-
-    def _cut(self, plan: Plan) -> Cut:
-        num_stages = plan.pipeline * (plan.chunks if plan.schedule == "interleaved" else 1)
-        numbers: dict[tuple[int, bool, bool, bool], int] = {}
-        parts: list[StagePart] = []
-        content: list[int] = []
-        for part in partition(scenario_with(self.scenario, plan), num_stages):
-            key = (part.num_layers, part.embedding, part.head, part.stage == 0)
-            if key not in numbers:
-                numbers[key] = len(parts)
-                parts.append(part)
-            content.append(numbers[key])
-        kinds: dict[tuple[int, ...], int] = {}
-        kind_of = [
-            kinds.setdefault(tuple(content[rank :: plan.pipeline]), len(kinds))
-            for rank in range(plan.pipeline)
-        ]
-        return Cut(
-            parts=tuple(parts),
-            content=np.array(content, np.int32),
-            held=tuple(kinds),
-            kind_of=np.array(kind_of, np.int32),
         )
 
     def _part_times(self, plan: Plan, key: Hashable) -> tuple[PartTimes, ...]:
@@ -353,11 +312,6 @@ class _Groups(NamedTuple):
     tensor: Group
     data: Group
     tied: Group | None
-
-
-def _cut_key(plan: Plan) -> tuple[int, int, tuple[int, ...] | None]:
-    chunks = plan.chunks if plan.schedule == "interleaved" else 1
-    return plan.pipeline, chunks, plan.layers_per_stage
 
 
 def _pass(part: StagePart, times: PartTimes, loading_ns: float) -> tuple[int, int]:

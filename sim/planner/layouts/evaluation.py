@@ -10,12 +10,15 @@ from sim.engine.encoding import encode, price
 from sim.engine.shapes import encoded_shape
 from sim.planner.layouts.bounds import bound_ns
 from sim.planner.layouts.costs import CostBook
+from sim.planner.layouts.cuts import Cuts
+from sim.planner.layouts.memory import MemoryBook
 from sim.planner.layouts.plans import scenario_with
 from sim.planner.layouts.pricing import priced
 from sim.schedule.actions import COMPUTE, RECEIVES, SENDS, Kind
 from sim.schedule.build import build_program, build_schedule
 from sim.schedule.shape import shape_of
 from sim.workload.memory import memory_model, peak_bytes
+from sim.workload.peaks import peaks_by_content
 
 _OWN = COMPUTE | SENDS | RECEIVES | {Kind.OPTIMIZER}
 
@@ -34,11 +37,16 @@ class Evaluator:
             raise ValueError(f"scenario {scenario.name} needs a model and a cluster to lay out")
         self.scenario = scenario
         self.profile = profile
-        self.book = CostBook(scenario, profile)
+        cuts = Cuts(scenario)
+        self.book = CostBook(scenario, profile, cuts)
+        self.memory = MemoryBook(scenario, cuts)
 
     def peak_bytes(self, plan: Plan) -> int:
-        """The largest peak of a rank's memory: `sim.workload.memory.peak_bytes`."""
+        """The largest peak of a rank's memory: of `sim.workload.memory.peak_bytes`."""
         scenario = scenario_with(self.scenario, plan)
+        shape = shape_of(scenario)
+        if shape is not None:
+            return int(peaks_by_content(shape, self.memory.contents(plan)).max())
         schedule = build_schedule(scenario)
         model = memory_model(scenario, schedule)
         assert model is not None, "there is a model"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-import sim.workload.memory as memory
+import sim.workload.setting as setting
 from scenarios.schema import Model, Plan, Scenario
 from sim.schedule.build import build_schedule
 from sim.workload.memory import memory_model, peak_bytes
@@ -83,7 +83,7 @@ def test_seq1f1b_s_baselines(
     def fused(scenario: Scenario, tokens: int, context: int) -> Setting:
         return replace(setting_of(scenario, tokens, context), attention="fused")
 
-    monkeypatch.setattr(memory, "setting_of", fused)
+    monkeypatch.setattr(setting, "setting_of", fused)
     scenario = Scenario(
         name="2.7B",
         model=Model(layers=32, hidden=2560, heads=32, sequence=sequence, vocabulary=51200),
