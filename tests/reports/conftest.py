@@ -28,6 +28,13 @@ from sim.prediction import Prediction, predict
 from sim.variants import VariantsResult, beside, calibration_slicings
 
 HOSTILE = "<script>alert(1)</script>"
+RUN = (
+    "training.checkpoint_interval=2 h",
+    "training.checkpoints=background",
+    "training.checkpoint_stall=0.2",
+    "training.stragglers={share: 0.01, slowdown: 1.2}",
+    "training.jitter=0.01",
+)
 ELASTIC = (
     "elastic={epochs: 6, samples: 96, alpha: 0.5, transition: {rebuild: 200 ms}}",
     "plan.placement=pipeline-data-tensor",
@@ -185,9 +192,10 @@ def pages(
     ablated: tuple[AblationRow, ...],
     elastic_runs: ElasticComparison,
 ) -> dict[str, str]:
-    """Pages by name: everything there is, a published cluster, times only, a long timeline, slices,
-    variants side by side, an elastic run predicted, and executed beside a static one."""
-    cluster = load("megatron/175b")
+    """Pages by name: everything there is, a published cluster, a whole training run on it, times
+    only, a long timeline, slices, variants side by side, an elastic run predicted, and executed
+    beside a static one."""
+    cluster, run = load("megatron/175b"), load("megatron/175b-run", RUN)
     hostile = replace(prediction, scenario=replace(prediction.scenario, name=HOSTILE))
     return {
         "full": render(
@@ -199,6 +207,7 @@ def pages(
             command=f"pipetwin simulate '{HOSTILE}'",
         ),
         "cluster": render(predict(cluster.scenario), loaded=cluster),
+        "run": render(predict(run.scenario), loaded=run),
         "times": render(predict(load("replay/stage-times").scenario), loaded=None),
         "large": render(large, loaded=None),
         "sliced": render(variants.cases[1].prediction, loaded=variants.cases[1].loaded),

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-NAMES = ("full", "cluster", "times", "large", "sliced", "variants", "elastic", "executed")
+NAMES = (
+    *("full", "cluster", "run", "times", "large", "sliced"),
+    *("variants", "elastic", "executed"),
+)
 SIZES = ((1280, "light"), (1280, "dark"), (390, "light"))
 
 OUTSIDE = """() => {

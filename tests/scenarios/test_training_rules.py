@@ -41,7 +41,7 @@ def test_a_run_is_its_tokens_unless_more_is_said() -> None:
             "is 1 us, shorter than any iteration; `checkpoint_interval: 30 min` would work",
         ),
         (("training.checkpoint_stall=0.5",), "is for `checkpoints: background`; "),
-        (("training.checkpoint_stall=2",), "checkpoint_stall=2: `2` is out of range: it must be at most 1"),
+        (("training.checkpoint_stall=2",), "stall=2: `2` is out of range: it must be at most 1;"),
         (("training.stragglers={share: 0.1, slowdown: 0.5}",), "slowdown.*must be at least 1"),
         (("training.stragglers={share: 0.1}",), "slowdown: .*missing"),
         (("training.device_mtbf=50000",), "has no unit: write it with one"),
@@ -76,7 +76,7 @@ def test_without_a_model_the_size_of_a_checkpoint_is_asked_for() -> None:
 
 def test_nodes_are_slow_where_there_are_nodes() -> None:
     run = "training={tokens: 1e9, stragglers: {share: 0.1, slowdown: 1.1, of: "
-    with pytest.raises(ScenarioError, match="is nodes, but .*`of: devices` would work"):
+    with pytest.raises(ScenarioError, match=r"is nodes, but .*`of: devices` would work"):
         load("replay/stage-times", [run + "nodes}}"])
     load("replay/stage-times", [run + "devices}}"])
 
