@@ -58,7 +58,7 @@ def best_interval(mtbf_ns: float, stall_ns: float) -> float:
         x = -math.expm1(-z)
         step = (x - z + part) / x
         z += step
-        if abs(step) <= 1e-15 * z:
+        if step >= -1e-13 * z:  # Steps go down; what goes up is rounding.
             break
     return -math.expm1(-z) * mtbf_ns
 

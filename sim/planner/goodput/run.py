@@ -5,6 +5,7 @@ Closed forms, a few microseconds each, so that a layout search can ask for every
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from scenarios.schema import Plan, Scenario
@@ -108,32 +109,31 @@ def run_of(scenario: Scenario, plan: Plan, iteration_ns: float) -> Run | None:
     if training is None or model is None or iteration_ns <= 0:
         return None
     iterations = training.tokens / (plan.num_sequences * model.sequence)
-    run = Run(
-        work_ns=round(iterations * iteration_ns),
-        iteration_ns=round(iteration_ns),
-        num_devices=plan.num_devices,
-    )
+    work_ns, one_ns, num = round(iterations * iteration_ns), round(iteration_ns), plan.num_devices
     if training.device_mtbf is None and training.checkpoint_interval is None:
-        return run
+        return Run(work_ns=work_ns, iteration_ns=one_ns, num_devices=num)
     size, bandwidth = checkpoint_bytes(scenario, plan), training.checkpoint_bandwidth
     if size is None or bandwidth is None:
         return None
     write_ns = round(size / bandwidth * 1e9)
     part = training.checkpoint_stall if training.checkpoints == "background" else 1.0
     stall_ns = round(part * write_ns)
-    mtbf_ns = training.device_mtbf / plan.num_devices if training.device_mtbf is not None else None
-    run = replace(
-        run,
+    mtbf_ns = training.device_mtbf / num if training.device_mtbf is not None else None
+    interval_ns: float | None = training.checkpoint_interval
+    if interval_ns is None:
+        assert mtbf_ns is not None
+        interval_ns = best_interval(mtbf_ns, float(stall_ns))
+    run = Run(
+        work_ns=work_ns,
+        iteration_ns=one_ns,
+        num_devices=num,
         mtbf_ns=mtbf_ns,
         restart_ns=training.restart_time or 0,
         stall_ns=stall_ns,
         pending_ns=write_ns - stall_ns,
         checkpoint_bytes=size,
     )
-    if training.checkpoint_interval is not None:
-        return run.saved_every(training.checkpoint_interval)
-    assert mtbf_ns is not None
-    return run.saved_every(best_interval(mtbf_ns, float(stall_ns)))
+    return run.saved_every(interval_ns)
 
 
 def expected_days(iteration_ns: float, plan: Plan, scenario: Scenario) -> float | None:
@@ -143,9 +143,8 @@ def expected_days(iteration_ns: float, plan: Plan, scenario: Scenario) -> float 
     None where tokens, model or checkpoints are unknown, or where the run never finishes.
     """
     run = run_of(scenario, plan, iteration_ns)
-    if run is None or not run.finishes:
-        return None
-    return run.expected_ns / DAY_NS
+    expected_ns = run.expected_ns if run is not None else math.inf
+    return expected_ns / DAY_NS if expected_ns <= LONGEST_NS else None
 
 
 def dollars(days: float | None, plan: Plan, scenario: Scenario) -> float | None:
