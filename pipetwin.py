@@ -13,6 +13,7 @@ from pathlib import Path
 from cyclopts import App, CycloptsError
 
 from reports import options as o
+from reports import sweep_options as w
 
 __version__ = "0.1.0"
 
@@ -214,6 +215,82 @@ def slice_tokens(
 
     asked = slicing.Asked(granularity, keep_microbatches, memory, simulations)
     return slicing.find(scenario, set or (), profile, asked, output, as_json=json, force=force)
+
+
+@app.command
+def plan(
+    scenario: str,
+    /,
+    *,
+    gpus: o.Gpus = "",
+    cluster: o.PlanCluster = "",
+    batch: o.Batch = None,
+    objective: o.Objective = "time",
+    deadline: o.Deadline = None,
+    top: o.Top = 10,
+    only: o.Only = None,
+    set: o.Overrides | None = None,
+    profile: o.ProfileFile = None,
+    jobs: o.Jobs = None,
+    report: o.ReportFile = None,
+    output: o.Output = None,
+    json: o.Json = False,
+    force: o.Force = False,
+) -> int:
+    """Find the best layouts: every one that the rules allow is checked for memory and simulated, or
+    left out because a proved lower bound of its time shows that it cannot be among the best.
+
+    As `pipetwin plan gpt3-175b --gpus 1024 --report plan.html`.
+
+    Parameters
+    ----------
+    scenario
+        A model's name (of the catalogue), a scenario's, or a YAML file.
+    output
+        Write the best layout to this file, as a scenario.
+    """
+    from reports import planning
+
+    asked = planning.Asked(cluster, batch, gpus, objective, deadline, top, only or (), jobs)
+    return planning.plan(
+        scenario, set or (), asked, profile, (report, output), as_json=json, force=force
+    )
+
+
+@app.command
+def sweep(
+    scenario: str,
+    /,
+    *,
+    output: o.RequiredOutput,
+    vary: w.Vary = None,
+    points: w.Points = None,
+    zip: w.Zip = False,
+    set: o.Overrides | None = None,
+    profile: o.ProfileFile = None,
+    engine: w.Engine = "auto",
+    jobs: w.Jobs = None,
+    cluster: w.Cluster = "",
+    shard: w.Shard = "",
+    retry_failed: w.RetryFailed = False,
+    json: o.Json = False,
+) -> int:
+    """Simulate a scenario at many points, in parallel; the same command goes on where it ended.
+
+    As `pipetwin sweep local-2rank --vary plan.micro_batch=1..8 -o results.jsonl`.
+
+    Parameters
+    ----------
+    scenario
+        A catalogue name or a YAML file, whose fields are varied.
+    output
+        The results, a JSON object a line; what is in it already is not simulated again.
+    """
+    from reports import sweeping
+
+    where = sweeping.Where(jobs, cluster, shard)
+    asked = sweeping.Asked(vary or (), points, zip, set or (), profile, engine)
+    return sweeping.sweep(scenario, output, asked, where, retry_failed=retry_failed, as_json=json)
 
 
 @app.command

@@ -111,3 +111,34 @@ CalibrateOn = Annotated[
     ),
 ]
 MaxError = Annotated[float | None, Parameter(help="Exit 1 where an error is larger, as 0.05.")]
+PlanCluster = Annotated[
+    str,
+    Parameter(
+        name="--cluster",
+        help="A cluster or device of the catalogue, as dgx-h100, or a file, instead of the "
+        "scenario's; a model named alone is taken to be on DGX A100.",
+    ),
+]
+Batch = Annotated[
+    int | None, Parameter(help="Sequences in one iteration, instead of the scenario's own.")
+]
+Gpus = Annotated[
+    str, Parameter(help="How many GPUs, as 1024, or several numbers to choose from, as 512,1024.")
+]
+Objective = Annotated[
+    Literal["time", "cost", "gpus"],
+    Parameter(help="What the best has least of; gpus: the fewest that meet --deadline."),
+]
+Deadline = Annotated[
+    float | None, Parameter(help="Days that the whole training run may take (training.tokens).")
+]
+Top = Annotated[int, Parameter(help="Layouts to list, the best first.")]
+Only = Annotated[
+    list[str] | None,
+    Parameter(
+        negative="",
+        help="Keep a field of the plan to some values, as tensor=4,8, or search one more, as "
+        "p2p=blocking,overlapped; may be repeated.",
+    ),
+]
+Jobs = Annotated[int | None, Parameter(help="Processes; one a core unless given.")]

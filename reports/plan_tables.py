@@ -1,0 +1,332 @@
+"""Tables of `plan`: the best layouts, the front, alternatives, sensitivities, where time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from reports import plan_words, words
+from reports.charts import GIB
+from reports.plan_answer import PlanAnswer
+from reports.tables import Cell, Table, memory, seconds, share, text
+from scenarios.schema import Plan
+from sim.planner.layouts.found import Alternative, Candidate, Sensitivity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Column:
+    """A property of a plan: its names on a page and in a terminal, and what it is."""
+
+    field: str
+    name: str
+    short: str
+    value: Callable[[Plan], object]
+
+
+_COLUMNS = (
+    _Column(field="tensor", name="Tensor", short="t", value=lambda p: p.tensor),
+    _Column(field="pipeline", name="Pipeline", short="p", value=lambda p: p.pipeline),
+    _Column(field="data", name="Data", short="d", value=lambda p: p.data),
+    _Column(field="micro_batch", name="Microbatch", short="mb", value=lambda p: p.micro_batch),
+    _Column(field="schedule", name="Schedule", short="schedule", value=plan_words.schedule_name),
+    _Column(
+        field="recomputation",
+        name="Recomputation",
+        short="recompute",
+        value=lambda p: p.recomputation,
+    ),
+    _Column(
+        field="sequence_parallel",
+        name="Sequence parallel",
+        short="sp",
+        value=lambda p: "yes" if p.sequence_parallel else "no",
+    ),
+    _Column(field="sharding", name="Sharding", short="sharding", value=lambda p: p.sharding),
+    _Column(
+        field="gradient_reduction",
+        name="Reductions",
+        short="reduce",
+        value=lambda p: p.gradient_reduction,
+    ),
+    _Column(
+        field="placement",
+        name="Placement",
+        short="place",
+        value=lambda p: p.placement,
+    ),
+)
+_ALWAYS = ("tensor", "pipeline", "data", "micro_batch", "schedule")
+_DERIVED = ("chunks", "slices")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """The table of layouts, and what all of them have alike and is no column of it."""
+
+    table: Table
+    alike: tuple[str, ...]
+
+
+def ranked(answer: PlanAnswer, *, short: bool) -> Ranked:
+    """The best layouts, best first, and the scenario's own below them.
+
+    short: with the names of columns that a terminal has room for.
+    """
+    found = answer.found
+    shown = [(str(place), candidate) for place, candidate in enumerate(found.ranked, start=1)]
+    if found.baseline is not None:
+        place = next((p for p, c in shown if c.plan == found.baseline.plan), None)
+        if place is None:
+            shown.append(("own", found.baseline))
+    columns = _columns(answer)
+    plans = [candidate.plan for _, candidate in shown]
+    kept, alike = [], []
+    for column in columns:
+        values = {str(column.value(plan)) for plan in plans}
+        if len(values) > 1 or column.field in _ALWAYS:
+            kept.append(column)
+        else:
+            alike.append(f"{column.name.lower()} {values.pop()}")
+    numbers = len(found.spaces) > 1
+    bubbles = not short and any(answer.detail(candidate) is not None for _, candidate in shown)
+    known_days = any(c.days is not None for _, c in shown)
+    known_cost = any(c.dollars is not None for _, c in shown)
+    rows = tuple(
+        (
+            text(place),
+            *((_number(candidate.num_devices),) if numbers else ()),
+            *(_value(column, candidate.plan, short=short) for column in kept),
+            seconds(candidate.iteration_ns / 1e9),
+            *((share(candidate.iteration_ns / found.best.iteration_ns - 1),) if not short else ()),
+            Cell(text=words.significant(candidate.tflops_per_gpu), value=candidate.tflops_per_gpu),
+            *((_bubble(answer, candidate),) if bubbles else ()),
+            *_memory(answer, candidate, short=short),
+            *((_days(candidate),) if known_days else ()),
+            *((_dollars(candidate),) if known_cost else ()),
+        )
+        for place, candidate in shown
+    )
+    capacity = f"{answer.capacity_bytes / GIB:,.1f}"
+    names = [
+        "#",
+        *(["GPUs"] if numbers else []),
+        *(column.short if short else column.name for column in kept),
+        "time" if short else "Time",
+        *([] if short else ["Over the best"]),
+        "TFLOP/s" if short else "TFLOP/s a GPU",
+        *(["Bubble"] if bubbles else []),
+        *([f"GiB of {capacity}"] if short else ["Peak memory", f"Of {capacity}{words.NBSP}GiB"]),
+        *([] if not known_days else ["days" if short else "Days"]),
+        *([] if not known_cost else ["cost" if short else "Cost"]),
+    ]
+    return Ranked(
+        table=Table(caption="The best layouts", columns=tuple(names), rows=rows),
+        alike=tuple(alike),
+    )
+
+
+def front(answer: PlanAnswer, *, short: bool) -> Table:
+    """Layouts that no other one beats in time, memory and cost at once."""
+    found = answer.found
+    known_cost = any(c.dollars is not None for c in found.front)
+    numbers = len(found.spaces) > 1
+    rows = tuple(
+        (
+            seconds(candidate.iteration_ns / 1e9),
+            memory(candidate.peak_bytes),
+            *((_dollars(candidate),) if known_cost else ()),
+            *((_number(candidate.num_devices),) if numbers else ()),
+            text(plan_words.compact(candidate.plan)),
+        )
+        for candidate in found.front
+    )
+    names = ["Time", "Peak memory", *(["Cost"] if known_cost else [])]
+    names += [*(["GPUs"] if numbers else []), "Layout"]
+    if short:
+        names = [name.lower().replace("peak ", "").replace("gpus", "GPUs") for name in names]
+    return Table(
+        caption="The front of time, memory and cost",
+        columns=tuple(names),
+        rows=rows,
+        fold=len(rows) > 12 and not short,
+    )
+
+
+def alternatives(answer: PlanAnswer) -> Table:
+    """The best layout with each other value of each dimension."""
+    rows: list[tuple[Cell, ...]] = []
+    groups: dict[int, str] = {}
+    last = ""
+    for other in answer.found.alternatives:
+        if other.field != last:
+            last = other.field
+            groups[len(rows)] = f"{_named(other.field)} {other.chosen} was chosen"
+        time: Cell = text(words.UNKNOWN)
+        if other.candidate is not None:
+            time = seconds(other.candidate.iteration_ns / 1e9)
+        slower = text(words.UNKNOWN)
+        if other.slower is not None:
+            slower = Cell(text=words.percent(other.slower, signed=True), value=other.slower)
+        layout = "" if other.candidate is None else plan_words.compact(other.candidate.plan)
+        rows.append((text(other.value), time, slower, text(layout), text(other.reason)))
+    return Table(
+        caption="The best layout with another value",
+        columns=("Instead", "Time", "Slower by", "Best such layout", "Why"),
+        rows=tuple(rows),
+        groups=groups,
+    )
+
+
+def sensitivities(answer: PlanAnswer) -> Table:
+    """What a change of each input does to the winner, the largest first."""
+    best = answer.found.best
+    rows = []
+    for item in by_effect(answer.found.sensitivities, best.iteration_ns):
+        rows.append(
+            (
+                text(item.input),
+                *(
+                    Cell(text=words.percent(effect, signed=True), value=effect)
+                    for effect in effects(item, best.iteration_ns)
+                ),
+                text(_overtaken(item, best.plan)),
+            )
+        )
+    items = answer.found.sensitivities
+    low, high = (items[0].low, items[0].high) if items else (0.8, 1.2)
+    return Table(
+        caption="The winner's time where an input is otherwise",
+        columns=("Input", f"× {low:g}", f"× {high:g}", "Better then"),
+        rows=tuple(rows),
+    )
+
+
+def effects(item: Sensitivity, best_ns: int) -> tuple[float, float]:
+    """What the low and the high value do to the winner's time, as fractions."""
+    return item.low_ns / best_ns - 1, item.high_ns / best_ns - 1
+
+
+def by_effect(items: Sequence[Sensitivity], best_ns: int) -> list[Sensitivity]:
+    """Inputs by how much they matter, the most first."""
+    return sorted(items, key=lambda s: -max(map(abs, effects(s, best_ns))))
+
+
+def _overtaken(item: Sensitivity, plan: Plan) -> str:
+    told = []
+    for factor, other in ((item.low, item.overtaken_low), (item.high, item.overtaken_high)):
+        if other is not None:
+            told.append(f"× {factor:g}: {plan_words.difference(other, plan)}")
+    return "; ".join(told) or "stays the best"
+
+
+def time_table(answer: PlanAnswer, *, least: float = 0.0) -> Table:
+    """Where the time of a device goes, in the layouts that were predicted with all figures.
+
+    least: categories below this share of every layout are summed up as others.
+    """
+    totals = [d.prediction.figures.iteration_ns / 1e9 for d in answer.details]
+    kinds: dict[str, list[float]] = {}
+    for position, detail in enumerate(answer.details):
+        for name, part in detail.breakdown.items():
+            large = any(d.breakdown.get(name, 0.0) >= least for d in answer.details)
+            own = kinds.setdefault(name if large else "other", [0.0] * len(totals))
+            own[position] += part * totals[position]
+    names = sorted(kinds, key=lambda k: (k == "other", -max(kinds[k])))
+    rows = [
+        (
+            text(words.CATEGORY_NAMES.get(name, name.replace("_", " "))),
+            *(seconds(value) for value in kinds[name]),
+        )
+        for name in names
+        if any(kinds[name])
+    ]
+    rows.append((text("sum"), *(seconds(total) for total in totals)))
+    return Table(
+        caption="Where a device's time goes",
+        columns=("Category", *(detail.name for detail in answer.details)),
+        rows=tuple(rows),
+    )
+
+
+def spaces(answer: PlanAnswer) -> Table:
+    """What became of the candidates of each number of devices."""
+    rows = tuple(
+        (
+            _number(space.num_devices),
+            _number(space.counted),
+            _number(space.over_memory),
+            _number(space.bounded),
+            _number(space.simulated),
+            _number(space.refused),
+        )
+        for space in answer.found.spaces
+    )
+    columns = ("GPUs", "Layouts", "Over memory", "Bounded", "Simulated", "Against the rules")
+    return Table(caption="What became of every layout", columns=columns, rows=rows)
+
+
+def _columns(answer: PlanAnswer) -> tuple[_Column, ...]:
+    """The usual columns, and one for each other field that was searched."""
+    usual = {column.field for column in _COLUMNS} | set(_DERIVED)
+    more = [
+        _Column(
+            field=name,
+            name=_named(name),
+            short=name.replace("_", " "),
+            value=_reader(name),
+        )
+        for name in answer.only
+        if name not in usual
+    ]
+    return (*_COLUMNS, *more)
+
+
+def _reader(name: str) -> Callable[[Plan], object]:
+    return lambda plan: plan_words.value_text(getattr(plan, name))
+
+
+def _named(field: str) -> str:
+    names: Mapping[str, str] = {"gpus": "GPUs", "p2p": "Messages"}
+    words_of = field.replace("_", " ")
+    return names.get(field, words_of[0].upper() + words_of[1:])
+
+
+def _value(column: _Column, plan: Plan, *, short: bool) -> Cell:
+    value = column.value(plan)
+    if short and column.field == "placement":
+        value = plan_words.place(plan)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _number(value)
+    return text(value)
+
+
+def _memory(answer: PlanAnswer, candidate: Candidate, *, short: bool) -> tuple[Cell, ...]:
+    """The peak with its share of the capacity; in short in GiB alone."""
+    peak = candidate.peak_bytes
+    if short:
+        return (Cell(text=f"{peak / GIB:,.1f}", value=peak),)
+    return memory(peak), share(peak / answer.capacity_bytes)
+
+
+def _number(value: int) -> Cell:
+    return Cell(text=words.count(value), value=value)
+
+
+def _bubble(answer: PlanAnswer, candidate: Candidate) -> Cell:
+    detail = answer.detail(candidate)
+    if detail is None:
+        return text("")
+    return share(detail.prediction.figures.bubble_fraction)
+
+
+def _days(candidate: Candidate) -> Cell:
+    return Cell(text=words.significant(candidate.days, 3), value=candidate.days)
+
+
+def _dollars(candidate: Candidate) -> Cell:
+    return Cell(text=words.dollars(candidate.dollars), value=candidate.dollars)
+
+
+def instead(other: Alternative) -> str:
+    """An alternative's value with its dimension: `Tensor 4`, `Recomputation full`."""
+    return f"{_named(other.field)} {other.value}"
