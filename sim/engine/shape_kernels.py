@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from sim.engine.encoded import Op
 from sim.schedule.compiling import compiled
-from sim.schedule.lowering import RECEIVE_WINDOW
 from sim.schedule.shape import Orders
 
 OVERLAPPED, BLOCKING, EXCHANGED, SERIAL = range(4)
@@ -24,7 +23,6 @@ NUM_KINDS = 12
 """What a slot is of."""
 NONE, AFTER, BESIDE = range(3)
 """Whether and when gradients are reduced."""
-_WINDOW = RECEIVE_WINDOW
 _PASS, _WORK, _SEND, _RECEIVE = int(Op.PASS), int(Op.WORK), int(Op.SEND), int(Op.RECEIVE)
 _AWAIT, _AWAIT_SENT = int(Op.AWAIT), int(Op.AWAIT_SENT)
 _BESIDE, _DRAIN, _MEET = int(Op.BESIDE), int(Op.DRAIN), int(Op.MEET)
@@ -81,7 +79,13 @@ def number_messages(
 
 @compiled
 def _post(
-    received: Numbers, sent: Numbers, stage: Numbers, backward: Bytes, posted: Numbers, sizes: Sizes
+    received: Numbers,
+    sent: Numbers,
+    stage: Numbers,
+    backward: Bytes,
+    posted: Numbers,
+    sizes: Sizes,
+    window: int,
 ) -> Numbers:
     """Where an overlapped program posts receives, up to the window ahead of their passes.
 
@@ -121,7 +125,7 @@ def _post(
             for n in range(counts[side] - 1, -1, -1):
                 message = queues[side, n]
                 latest = min(latest, needed_at[message])
-                after = needed_at[queues[side, n - _WINDOW]] + 1 if n >= _WINDOW else 0
+                after = needed_at[queues[side, n - window]] + 1 if n >= window else 0
                 at[message] = min(after, latest)
                 posted[rank, at[message]] += 1
         for i in range(length + 1):
@@ -383,6 +387,7 @@ def lower_orders(
     sizes: Sizes,
     firsts: Firsts,
     mode: int,
+    window: int,
     flush: Numbers,
     op: Bytes,
     slot: Numbers,
@@ -392,8 +397,9 @@ def lower_orders(
 ) -> None:
     """Write the ops of every rank.
 
-    sizes: ranks, stages, slices. firsts: see `number_messages`. flush: (5,): NONE, AFTER or BESIDE,
-    then whether there are TIED, NORM, STEP and GATHER.
+    sizes: ranks, stages, slices. firsts: see `number_messages`. window: messages that an overlapped
+    program receives ahead. flush: (5,): NONE, AFTER or BESIDE, then whether there are TIED, NORM,
+    STEP and GATHER.
     op, slot, about: as in Encoded, with room for all, but slots as keys (see `number_slots`).
     first: (num_ranks + 1,).
     meetings: (3 + 2 num_stages, 2): by what meets its number (NOTHING so far); by number its size;
@@ -413,7 +419,7 @@ def lower_orders(
     posted = np.zeros((num_ranks, backward.shape[1] + 1), np.int32)
     messages = np.empty(0, np.int32)
     if mode == OVERLAPPED and num_ranks > 1:
-        messages = _post(received, sent, stage, backward, posted, sizes)
+        messages = _post(received, sent, stage, backward, posted, sizes, window)
     at = 0
     for rank in range(num_ranks):
         rows = backward[rank], stage[rank], slice_index[rank], received[rank], sent[rank]

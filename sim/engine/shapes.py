@@ -10,7 +10,7 @@ import numpy as np
 from sim.cost.costs import CostKey
 from sim.engine.encoded import NOTHING, Encoded
 from sim.schedule.actions import Kind
-from sim.schedule.lowering import Flush
+from sim.schedule.lowering import RECEIVE_WINDOW, Flush
 from sim.schedule.shape import Shape as Shape
 from sim.schedule.shape import shape_of as shape_of
 
@@ -102,6 +102,7 @@ def _encode(shape: Shape) -> Encoded:
         sizes,
         firsts,
         _MODES[shape.mode],
+        RECEIVE_WINDOW,
         _flush_numbers(shape.flush),
         op,
         slot,

@@ -149,8 +149,9 @@ def shape_of(scenario: Scenario) -> Shape | None:
     plan = scenario.plan
     if plan.schedule == "given" or plan.frozen_layers:
         return None
-    if plan.microbatch_groups is None and isinstance(plan.slices, int | None):
-        num_slices = plan.slices or 1  # Quicker than by groups.
+    slices = plan.slices
+    if plan.microbatch_groups is None and (slices is None or isinstance(slices, int)):
+        num_slices = slices or 1  # Quicker than by groups.
     elif len(plan.variant_groups) > 1:
         return None
     else:
