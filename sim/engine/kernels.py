@@ -264,7 +264,7 @@ def uncontended(
     num_links: int,
     takes_time: NDArray[np.bool_],
     direct: NDArray[np.bool_],
-) -> None:
+) -> bool:
     """Which messages can be booked as soon as both ends are posted, whatever the times.
 
     Those of whose links each is one of two kinds. Taken in turn: all messages over it have a rank
@@ -274,7 +274,8 @@ def uncontended(
     takes_time: (num_transfer_slots,), whether a transfer takes time at all. One that takes none and
     is booked at once would put what follows it in the same instant into too early a round, so that
     then no message is booked at once if any is not.
-    direct: (num_messages,), takes the answer.
+    direct: (num_messages,), takes the answer. Returns whether no link is ever waited for, as all
+    are taken in turn.
     """
     num_ranks, num_messages = len(first) - 1, len(sender)
     # The rank that all messages over a link have in common, two where one pair is all there is.
@@ -342,3 +343,7 @@ def uncontended(
             if direct[number] and not takes_time[transfer_slot[number]]:
                 direct[:] = False
                 break
+    for link in range(num_links):
+        if is_used[link] and not (in_turn[link, 0] or in_turn[link, 1]):
+            return False
+    return True

@@ -195,14 +195,22 @@ def check_equal(program: Program, costs: Costs) -> bool:
         assert caught.value.waiting == expected
         return True
     spans = expected[0]
-    found = compiled.evaluate(encoded, prices)
     ranks = range(program.num_ranks)
     busy = [sum(s.duration_ns for s in spans if s.rank == r and s.lane == "compute") for r in ranks]
     finished = [max((s.end_ns for s in spans if s.rank == r), default=0) for r in ranks]
     whole = Timeline(origin="simulated", num_ranks=program.num_ranks, spans=tuple(spans))
-    assert found.iteration_ns == whole.iteration_ns
-    assert found.busy_ns.tolist() == busy
-    assert found.finished_ns.tolist() == finished
+    for _ in range(compiled.FROM_TAPE):
+        found = compiled.evaluate(encoded, prices)
+        assert found.iteration_ns == whole.iteration_ns
+        assert found.busy_ns.tolist() == busy
+        assert found.finished_ns.tolist() == finished
+    other = replace(
+        prices, duration_ns=prices.duration_ns[::-1] * 3, latency_ns=prices.latency_ns + 1
+    )
+    played = compiled.evaluate(encoded, other)
+    walked = compiled.evaluate(encode(program, costs), other)
+    assert played.finished_ns.tolist() == walked.finished_ns.tolist()
+    assert played.busy_ns.tolist() == walked.busy_ns.tolist()
     return False
 
 
