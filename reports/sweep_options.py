@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -25,6 +25,10 @@ Points = Annotated[
 Zip = Annotated[
     bool,
     Parameter(negative="", help="Go through the fields of --vary side by side, not as a grid."),
+]
+Engine = Annotated[
+    Literal["auto", "simpy", "compiled"],
+    Parameter(help="What simulates; auto: the compiled engine for large programs."),
 ]
 Jobs = Annotated[
     int | None, Parameter(help="Processes on this machine; as many as it has cores unless given.")

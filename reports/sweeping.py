@@ -7,29 +7,47 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from reports import files
 from reports.terminal_sweep import Tally, advance, show_sweep, shown_progress
 from scenarios.base import Base
+from sim.engine.choice import Engine
 from sim.sweeps.results import ResultsFile
 from sim.sweeps.space import field_of, space
 from sim.sweeps.sweep import Shard, Sweep, read_known
 from sim.sweeps.work import Workers
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What to simulate: the fields varied, points in a file, fields side by side, `--set`, and with
+    which profile and engine."""
+
+    vary: Sequence[str] = ()
+    points: Path | None = None
+    zipped: bool = False
+    overrides: Sequence[str] = ()
+    profile: Path | None = None
+    engine: Engine = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Processes of this machine (None: one a core) or a cluster's address, and which part."""
+
+    jobs: int | None = None
+    cluster: str = ""
+    shard: str = ""
+
+
 def sweep(
     scenario: str,
     output: Path,
+    asked: Asked,
+    where: Where,
     *,
-    vary: Sequence[str] = (),
-    points: Path | None = None,
-    zipped: bool = False,
-    overrides: Sequence[str] = (),
-    profile: Path | None = None,
-    jobs: int | None = None,
-    cluster: str = "",
-    shard: str = "",
     retry_failed: bool = False,
     as_json: bool = False,
 ) -> int:
@@ -37,50 +55,60 @@ def sweep(
 
     Interrupted (Ctrl-C), what is finished is kept, and the code is 130.
     """
-    files.refuse_unused({"--cluster": cluster}, {"--jobs": jobs}, {}, default=("--jobs",))
-    if jobs is not None and jobs < 1:
-        raise files.InputError(f"--jobs {jobs}: it takes at least one process, as --jobs 2")
-    asked = Sweep(
-        base=Base(scenario, overrides),
-        space=space(vary, zipped=zipped, points=points),
-        profile=files.profile(profile),
-        shard=_shard(shard),
-    )
-    _refuse_set_and_varied(overrides, asked.space.fields)
-    asked.base.check(asked.space.samples())
+    if where.cluster:
+        files.refuse_unused({"--cluster": True}, {"--jobs": where.jobs}, {}, default=())
+    if where.jobs is not None and where.jobs < 1:
+        raise files.InputError(f"--jobs {where.jobs}: it takes at least one process, as --jobs 2")
+    made = _sweep(scenario, asked, _shard(where.shard))
     tally, began = Tally(), time.monotonic()
     try:
         with ExitStack() as stack:
             file = stack.enter_context(ResultsFile(output))
-            known = read_known(file, asked.id)
-            workers = _workers(jobs, cluster)
+            known = read_known(file, made.id)
+            workers = _workers(where)
             if not file.locks:
-                sys.stderr.write(f"{output} cannot be locked here: give each shard its own file\n")
-            bar = stack.enter_context(shown_progress(asked.num_points))
-            run = asked.run(file, known, workers, retry_failed=retry_failed)
+                _tell(f"{output} cannot be locked here: give each shard its own file")
+            bar = stack.enter_context(shown_progress(made.num_points))
+            run = made.run(file, known, workers, retry_failed=retry_failed)
             for step in stack.enter_context(closing(run)):
                 tally.add(step)
                 advance(bar, tally)
     except KeyboardInterrupt:
-        left = asked.num_points - tally.passed
-        sys.stderr.write(
-            f"interrupted: {left:,} of {asked.num_points:,} points are left, the others are kept "
-            f"in {output}; the same command goes on\n"
+        left = made.num_points - tally.passed
+        _tell(
+            f"interrupted: {left:,} of {made.num_points:,} points are left, the others are kept in "
+            f"{output}; the same command goes on"
         )
         return 130
     seconds = time.monotonic() - began
-    show_sweep(tally, output, asked.space.fields, asked.num_points, seconds, as_json=as_json)
+    show_sweep(tally, output, made.space.fields, made.num_points, seconds, as_json=as_json)
     return 0
 
 
-def _workers(jobs: int | None, cluster: str) -> Workers:
-    if cluster:
+def _sweep(scenario: str, asked: Asked, shard: Shard) -> Sweep:
+    """The sweep asked for; what no point of it could mend is refused."""
+    found = Sweep(
+        base=Base(scenario, asked.overrides),
+        space=space(asked.vary, zipped=asked.zipped, points=asked.points),
+        profile=files.profile(asked.profile),
+        shard=shard,
+        engine=asked.engine,
+    )
+    for name in (field_of(text) for text in asked.overrides):
+        if name in found.space.fields:
+            raise files.InputError(f"{name} is both set and varied: leave out its --set")
+    found.base.check(found.space.samples())
+    return found
+
+
+def _workers(where: Where) -> Workers:
+    if where.cluster:
         from sim.sweeps.cluster import on_cluster
 
-        return on_cluster(cluster, _tell)
+        return on_cluster(where.cluster, _tell)
     from sim.sweeps.local import cores, on_this_machine
 
-    return on_this_machine(jobs if jobs is not None else cores())
+    return on_this_machine(where.jobs if where.jobs is not None else cores())
 
 
 def _tell(text: str) -> None:
@@ -98,9 +126,3 @@ def _shard(text: str) -> Shard:
             "as 16/16 is 0/16"
         )
     return Shard(number=number, count=count)
-
-
-def _refuse_set_and_varied(overrides: Sequence[str], varied: Sequence[str]) -> None:
-    for name in (field_of(text) for text in overrides):
-        if name in varied:
-            raise files.InputError(f"{name} is both set and varied: leave out its --set")

@@ -6,14 +6,17 @@ workers died of is taken apart, and a point that does it alone is recorded as lo
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import importlib
 import itertools
+import logging
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from sim.sweeps.space import SweepError
-from sim.sweeps.work import Chunk, Outcomes, Setting, Workers, lost, simulate_chunk
+from sim.sweeps.work import Chunk, Outcome, Outcomes, Setting, Workers, lost, simulate_chunk
 
 CONNECT_S = 10
 _AHEAD = 2
@@ -47,6 +50,9 @@ def on_cluster(address: str, told: Callable[[str], None] = lambda text: None) ->
             "`dask scheduler --port 8786`, and workers with `dask worker tcp://HOST:8786`"
         ) from None
 
+    # What it would say of a lost connection, ClusterLost does.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+
     def run(setting: Setting, chunks: Iterator[Chunk]) -> Generator[Outcomes, None, None]:
         try:
             yield from _Run(client, setting, told).run(chunks)
@@ -67,7 +73,9 @@ class _Run:
         self._numbers = itertools.count()
 
     def run(self, chunks: Iterator[Chunk]) -> Generator[Outcomes, None, None]:
-        done = _distributed().as_completed(with_results=True, raise_errors=False)
+        done = _distributed().as_completed(
+            loop=self._client.loop, with_results=True, raise_errors=False
+        )
         if not self._client.nthreads():
             self._told("the cluster has no workers yet: `dask worker ADDRESS` starts one")
         try:
@@ -75,10 +83,10 @@ class _Run:
             while self._under_way:
                 for future, result in done.next_batch(block=True):
                     chunk = self._under_way.pop(future)
-                    if future.status == "finished":
+                    if _is_done(result):
                         yield result
-                        continue
-                    yield from self._failed(chunk, result, done)
+                    else:
+                        yield from self._failed(chunk, result, done)
                 self._fill(chunks, done)
         finally:
             self._client.cancel([self._setting, *self._under_way], force=True)
@@ -101,14 +109,27 @@ class _Run:
 
     def _failed(self, chunk: Chunk, result: Any, done: Any) -> Iterator[Outcomes]:
         """What becomes of a chunk that no worker finished."""
+        # dask gives errors as (type, error, traceback), but a cancelled task as the error itself.
         error = result[1] if isinstance(result, tuple) else result
+        if isinstance(error, (asyncio.CancelledError, concurrent.futures.CancelledError)):
+            raise ClusterLost(
+                "the connection to the cluster's scheduler is lost; what is finished is kept, and "
+                "the same command goes on"
+            )
         if not isinstance(error, _distributed().KilledWorker):
-            raise ClusterLost(f"the cluster is lost ({error}): the same command goes on")
+            raise SweepError(
+                f"a worker of the cluster cannot simulate ({type(error).__name__}: {error}): it "
+                "needs the same pipetwin and Python as here"
+            )
         if len(chunk) == 1:
             yield (lost(chunk[0], times=error.allowed_failures + 1),)
             return
         for task in chunk:
             self._submit((task,), done)
+
+
+def _is_done(result: Any) -> bool:
+    return isinstance(result, tuple) and all(isinstance(one, Outcome) for one in result)
 
 
 def _distributed() -> Any:

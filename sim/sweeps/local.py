@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -42,8 +43,9 @@ class _Processes:
         self._under_way: dict[int, Chunk] = {}
 
     def run(self, chunks: Iterator[Chunk]) -> Generator[Outcomes, None, None]:
-        """Chunks done in any order. Where a process dies, all are started anew, and the points that
-        were under way are simulated again one by one: one that ends its process then is lost."""
+        """Chunks done in any order. Where a process dies, all are started anew, and what was under
+        way is simulated again chunk by chunk; one that ends its process alone is taken apart, and a
+        point that does it alone is lost."""
         from joblib.externals.loky import get_reusable_executor
 
         try:
@@ -53,14 +55,21 @@ class _Processes:
                 left = self._left()
                 if not left:
                     return
-                for task in (task for chunk in left for task in chunk):
-                    try:
-                        yield from self._parallel(iter([(task,)]))
-                    except BrokenProcessPool:
-                        self._left()
-                        yield (lost(task, times=2),)
+                for chunk in left:
+                    yield from self._alone(chunk)
         finally:
             get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+    def _alone(self, chunk: Chunk) -> Iterator[Outcomes]:
+        try:
+            yield from self._parallel(iter([chunk]))
+        except BrokenProcessPool:
+            self._left()
+            if len(chunk) == 1:
+                yield (lost(chunk[0], times=2),)
+                return
+            for task in chunk:
+                yield from self._alone((task,))
 
     def _left(self) -> list[Chunk]:
         """Take what is under way; whoever still asks for more in this round gets nothing."""
@@ -80,6 +89,7 @@ class _Processes:
             batch_size=1,
             pre_dispatch=_AHEAD * self._jobs,
             initializer=start_worker,
+            initargs=(os.getpid(),),
         )
         calls = (
             joblib.delayed(_numbered)(number, self._setting, chunk)

@@ -15,6 +15,7 @@ from pathlib import Path
 MAX_VALUES = 1_000_000
 MAX_BYTES = 256 << 20
 _RANGE = re.compile(r"(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})(?:\.\.([0-9]{1,18}))?")
+_QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^']|'')*'")
 _CLOSING = {"[": "]", "{": "}"}
 
 
@@ -174,14 +175,11 @@ def _split(values: str, text: str) -> list[str]:
 
 
 def _closing_quote(values: str, at: int, text: str) -> int:
-    quote, end = values[at], at + 1
-    while end < len(values):
-        if values[end] == "\\" and quote == '"':
-            end += 1
-        elif values[end] == quote:
-            return end
-        end += 1
-    raise SweepError(f"--vary {text}: the quote {quote} is not closed")
+    """Where the quote opened at `at` is closed, by YAML's rules: `\\"` and `''` are parts of it."""
+    match = _QUOTED.match(values, at)
+    if match is None:
+        raise SweepError(f"--vary {text}: the quote {values[at]} is not closed")
+    return match.end() - 1
 
 
 def field_of(override: str) -> str:

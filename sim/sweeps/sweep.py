@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from scenarios.base import Base
 from sim.cost.profile import Profile
+from sim.engine.choice import Engine
 from sim.sweeps.records import (
     Head,
     Seen,
@@ -99,6 +100,7 @@ class Sweep:
     space: Space
     profile: Profile | None = None
     shard: Shard = field(default_factory=Shard)
+    engine: Engine = "auto"
 
     @property
     def id(self) -> str:
@@ -119,7 +121,7 @@ class Sweep:
         """
         profile = None if self.profile is None else replace(self.profile, raw=())
         tasks = _Tasks(sweep=self, known=known, retry_failed=retry_failed)
-        finished = workers(Setting(profile=profile), tasks.chunks())
+        finished = workers(Setting(profile=profile, engine=self.engine), tasks.chunks())
         with contextlib.closing(finished):
             for outcomes in finished:
                 tasks.set_pace(outcomes)

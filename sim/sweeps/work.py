@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from scenarios.schema import Scenario
 from sim.cost.profile import Profile
+from sim.engine.choice import Engine
 from sim.prediction import predict, summary
 from sim.sweeps.records import Head, done_line, failed_line
 
@@ -24,6 +25,7 @@ class Setting:
     """What all points of a sweep have in common."""
 
     profile: Profile | None
+    engine: Engine = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +67,10 @@ def lost(task: Task, times: int) -> Outcome:
     return Outcome(head=task.head, line=failed_line(task.head, "WorkerLost", message), seconds=0.0)
 
 
-def start_worker() -> None:
-    """Make this process a worker: Ctrl-C is its parent's to hear, and it ends with its parent."""
+def start_worker(parent: int) -> None:
+    """Make this process a worker of the process `parent`: Ctrl-C is the parent's to hear, and the
+    worker ends with it, though the parent be killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
 
     def end_with_parent() -> None:
         while os.getppid() == parent:
@@ -84,7 +86,7 @@ def _simulate(setting: Setting, task: Task) -> Outcome:
         if task.scenario is None:
             kind, message = task.refused or ("", "")
             return Outcome(head=task.head, line=failed_line(task.head, kind, message), seconds=0.0)
-        result = simulated(task.scenario, setting.profile)
+        result = simulated(task.scenario, setting.profile, setting.engine)
         seconds = time.perf_counter() - began
         return Outcome(head=task.head, line=done_line(task.head, result, seconds), seconds=seconds)
     except Exception as error:
@@ -93,7 +95,9 @@ def _simulate(setting: Setting, task: Task) -> Outcome:
         return Outcome(head=task.head, line=line, seconds=seconds)
 
 
-def simulated(scenario: Scenario, profile: Profile | None) -> dict[str, Any]:
+def simulated(
+    scenario: Scenario, profile: Profile | None = None, engine: Engine = "auto"
+) -> dict[str, Any]:
     """What `simulate --json` prints of a scenario; of one with epochs, without its ablation."""
     draws = DRAWS if profile is not None else 0
     if scenario.elastic is not None:
@@ -104,4 +108,4 @@ def simulated(scenario: Scenario, profile: Profile | None) -> dict[str, Any]:
         from sim.planner.search import resolve
 
         scenario = resolve(scenario, profile)
-    return summary(predict(scenario, profile, draws=draws))
+    return summary(predict(scenario, profile, draws=draws, engine=engine))
