@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from sys import getsizeof
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from sim.schedule.shape import Shape as Shape
 from sim.schedule.shape import shape_of as shape_of
 
 _MODES = {"overlapped": 0, "blocking": 1, "exchange": 2, "serial": 3}
+"""By their number in `sim.engine.shape_kernels`, as below."""
 _KINDS = (
     Kind.FORWARD,
     Kind.BACKWARD,
@@ -29,8 +31,8 @@ _KINDS = (
     Kind.OPTIMIZER,
     Kind.GATHER_WEIGHTS,
 )
-"""By their number in `sim.engine.shape_kernels`."""
 MAX_KEPT_BYTES = 128 << 20
+"""Of encoded programs, in each process: 13 of 64 ranks and 1,536 microbatches."""
 
 
 class KeptShapes:
@@ -70,10 +72,11 @@ def encoded_shape(shape: Shape) -> Encoded:
 
 
 def encoded_bytes(encoded: Encoded) -> int:
-    """Bytes of an encoded program's arrays."""
+    """Bytes of an encoded program: its arrays and the keys of its slots."""
     arrays = (encoded.first, encoded.op, encoded.slot, encoded.about, encoded.meeting_size)
     ends = (encoded.sender, encoded.receiver, encoded.transfer_slot)
-    return sum(array.nbytes for array in arrays + ends)
+    keys = encoded.slots + encoded.transfer_slots
+    return sum(array.nbytes for array in arrays + ends) + sum(map(getsizeof, keys))
 
 
 def _encode(shape: Shape) -> Encoded:
@@ -90,7 +93,8 @@ def _encode(shape: Shape) -> Encoded:
     kernels.number_messages(
         sizes, shape.num_microbatches, firsts, sender, receiver, transfer_slot, transfers
     )
-    # Of each message four ops where it is waited for, of which one at most at each end more.
+    # Room for the passes, the reductions beside them and the flush; of each message SEND, RECEIVE
+    # and AWAIT, or these with AWAIT_SENT and an exchange at either end.
     most = 2 * ranks * shape.num_passes + 2 * stages
     most += (3 if shape.mode == "overlapped" else 6) * num_messages + 2 * (3 * ranks + 2 * stages)
     op, slot, about = np.empty(most, np.int8), np.empty(most, np.int32), np.empty(most, np.int32)
