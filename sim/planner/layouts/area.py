@@ -33,7 +33,7 @@ class Area:
     """All candidates on one number of devices, and what is known of each.
 
     Candidates that fit have positions, in the order of their space: the plainer before the more
-    elaborate. places, codes: see `Survey`; times: of those simulated, by position.
+    elaborate. places, codes, least: see `Survey`; times: of those simulated, by position.
     """
 
     def __init__(self, workers: Workers, num_devices: int, report: Report) -> None:
@@ -43,9 +43,8 @@ class Area:
         assert cluster is not None
         self.capacity = cluster.device.memory
         self.times: dict[int, int] = {}
-        self.smallest: tuple[int, Place] | None = None
+        self.least: dict[tuple[int, int], tuple[int, Place]] = {}
         self.counted = self.refused = self.over_memory = 0
-        self.sizes: dict[str, int] = {}
         self._found: Space | None = None
         self.peak_bytes: NDArray[np.int64] = np.zeros(0, np.int64)
         self.bound_ns: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -63,14 +62,15 @@ class Area:
         self.counted = sum(s.counted for s in surveys)
         self.over_memory = sum(s.over_memory for s in surveys)
         self.refused = self.space.refused_rooms + sum(s.refused for s in surveys)
-        self.smallest = min((s.smallest for s in surveys if s.smallest is not None), default=None)
+        for survey in surveys:
+            for value, entry in survey.least.items():
+                self.least[value] = min(self.least.get(value, entry), entry)
+        self.take(surveys)
+
+    def take(self, surveys: Sequence[Survey]) -> None:
+        """Take the candidates of surveys as those to search."""
         if not surveys:
             return
-        seen = [
-            frozenset[int]().union(*codes)
-            for codes in zip(*(survey.seen for survey in surveys), strict=True)
-        ]
-        self.sizes = dict(zip(self.space.dimensions, map(len, seen), strict=True))
         self.peak_bytes = np.concatenate([s.peak_bytes for s in surveys])
         self.bound_ns = np.concatenate([s.bound_ns for s in surveys])
         self.places = np.concatenate([s.places for s in surveys])
@@ -106,6 +106,7 @@ class Area:
                     record.add(self.key(position))
                 left = len(order) - start - _BLOCK
                 self.tell("simulating", self.counted - len(block) - max(0, left))
+        smallest = min(self.least.values(), default=None)
         self._found = Space(
             num_devices=self.num_devices,
             counted=self.counted,
@@ -113,11 +114,12 @@ class Area:
             bounded=len(self.bound_ns) - len(self.times),
             simulated=len(self.times),
             refused=self.refused,
-            sizes=self.sizes,
-            smallest_peak_bytes=self.smallest[0] if self.smallest else None,
-            smallest_plan=self.desk.plan(self.num_devices, self.smallest[1])
-            if self.smallest
-            else None,
+            sizes={
+                name: sum(dimension == number for dimension, _ in self.least)
+                for number, name in enumerate(self.space.dimensions)
+            },
+            smallest_peak_bytes=smallest[0] if smallest else None,
+            smallest_plan=self.desk.plan(self.num_devices, smallest[1]) if smallest else None,
         )
 
     @property
@@ -176,10 +178,9 @@ class Area:
             peak_bytes=int(self.peak_bytes[position]),
         )
 
-    def with_value(self, dimension: str, code: int) -> NDArray[np.int64]:
-        """The candidates that have a value, by its number in the dimension's domain."""
-        column = self.space.dimensions.index(dimension)
-        return np.flatnonzero(self.codes[:, column] == code)
+    def with_value(self, dimension: int, code: int) -> NDArray[np.int64]:
+        """The candidates that fit and have a value of a dimension, both by number."""
+        return np.flatnonzero(self.codes[:, dimension] == code)
 
     def tell(self, what: Part, settled: int | None = None, counted: int | None = None) -> None:
         """Report how far the search is."""

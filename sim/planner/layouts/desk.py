@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 
 from scenarios.schema import Plan, Scenario
 from sim.cost.profile import Profile
+from sim.cost.table import cost_table
+from sim.engine.choice import simulate
 from sim.planner.layouts.evaluation import Evaluator
 from sim.planner.layouts.space import Cell, LayoutSpace
+from sim.schedule.build import build_program, build_schedule
+from sim.timeline.figures import figures
+from sim.workload.memory import memory_model, peak_bytes
 
 _ROOMS_KEPT = 256
 
@@ -58,22 +63,21 @@ class Survey:
 
     counted, refused: candidates, and combinations of fields that the rules do not allow.
     over_memory: candidates whose peak is over the window asked.
-    smallest: the least peak of a candidate, and the one that has it; None where the room is empty.
+    least: by dimension and code of a value (the number of it in the dimension's domain), the least
+    peak of a candidate that has it, those over memory included, and the first that has that peak.
     places: (n, 3) int32, peak_bytes, bound_ns: (n,) int64: the candidates in the window.
-    codes: (n, dimensions) int16: the number of each one's value in its dimension's domain.
-    seen: by dimension, the codes of all candidates, those over memory included.
+    codes: (n, dimensions) int16: the codes of their values.
     """
 
     room: int
     counted: int
     refused: int
     over_memory: int
-    smallest: tuple[int, Place] | None
+    least: Mapping[tuple[int, int], tuple[int, Place]]
     places: NDArray[np.int32]
     peak_bytes: NDArray[np.int64]
     bound_ns: NDArray[np.int64]
     codes: NDArray[np.int16]
-    seen: tuple[frozenset[int], ...]
 
 
 class Desk:
@@ -102,36 +106,35 @@ class Desk:
         space, evaluator = self.space(num_devices), self.evaluator(num_devices)
         names = space.dimensions
         numbers = [{value: i for i, value in enumerate(space.domain(name))} for name in names]
-        seen: list[set[int]] = [set() for _ in names]
+        least: dict[tuple[int, int], tuple[int, Place]] = {}
         counted = over = 0
-        smallest: tuple[int, Place] | None = None
-        rows: list[tuple[Place, int, int, list[int]]] = []
+        rows: list[tuple[Place, int, int, tuple[int, ...]]] = []
         found = space.cells(space.rooms[room])
         for at, cell in enumerate(found.cells):
+            first = Place(room, at, 0)
             peak = evaluator.peak_bytes(space.plan(cell, cell.spreads[0]))
             counted += len(cell.spreads)
             over += len(cell.spreads) if peak > upto else 0
-            if smallest is None or peak < smallest[0]:
-                smallest = peak, Place(room, at, 0)
             for number, spread in enumerate(cell.spreads):
+                place = first._replace(spread=number)
                 values = space.values(cell, spread)
-                code = [of[value] for of, value in zip(numbers, values, strict=True)]
-                for codes, one in zip(seen, code, strict=True):
-                    codes.add(one)
+                code = tuple(of[value] for of, value in zip(numbers, values, strict=True))
+                for entry in enumerate(code):
+                    if entry not in least or peak < least[entry][0]:
+                        least[entry] = peak, place
                 if above < peak <= upto:
                     bound = evaluator.bound_ns(space.plan(cell, spread))
-                    rows.append((Place(room, at, number), peak, bound, code))
+                    rows.append((place, peak, bound, code))
         return Survey(
             room=room,
             counted=counted,
             refused=found.refused,
             over_memory=over,
-            smallest=smallest,
+            least=least,
             places=np.array([row[0] for row in rows], np.int32).reshape(-1, 3),
             peak_bytes=np.array([row[1] for row in rows], np.int64),
             bound_ns=np.array([row[2] for row in rows], np.int64),
             codes=np.array([row[3] for row in rows], np.int16).reshape(-1, len(names)),
-            seen=tuple(map(frozenset, seen)),
         )
 
     def iterations(self, num_devices: int, places: Sequence[Place]) -> list[int]:
@@ -150,6 +153,29 @@ class Desk:
             else:
                 found.append(evaluator.iteration_ns(plan))
         return found
+
+    def breakdown(self, scenario: Scenario) -> Mapping[str, float]:
+        """The fraction of all rank-time by category, as `predict`'s figures have it."""
+        program = build_program(scenario)
+        costs = cost_table(scenario, program, self.profile)
+        parts = {
+            (key.kind.value, key.stage, key.slice_index, key.variant): {
+                str(category): ns for category, ns in cost.parts.items()
+            }
+            for key, cost in costs.costs.items()
+        }
+        timeline = replace(
+            simulate(program, costs, "compiled"), parts=parts, variants=costs.variants
+        )
+        return figures(timeline, program).breakdown
+
+    def fullest(self, scenario: Scenario) -> tuple[int, int]:
+        """The largest peak of a rank, and the first rank that has it."""
+        schedule = build_schedule(scenario)
+        model = memory_model(scenario, schedule)
+        assert model is not None, "there is a model"
+        peaks = peak_bytes(model, schedule)
+        return max(peaks), peaks.index(max(peaks))
 
     def _space(self, num_devices: int) -> LayoutSpace:
         return LayoutSpace(self.scenario, num_devices, self.only)

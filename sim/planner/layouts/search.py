@@ -16,11 +16,13 @@ from dataclasses import replace
 from scenarios import rules
 from scenarios.schema import Scenario
 from sim.cost.profile import Profile
+from sim.planner.layouts.alternatives import alternatives
 from sim.planner.layouts.area import Area, candidate_of
 from sim.planner.layouts.desk import Desk, MakeEvaluator
 from sim.planner.layouts.evaluation import Evaluator
 from sim.planner.layouts.found import Candidate, Objective, PlanSearch, Progress
 from sim.planner.layouts.front import device_ns, front
+from sim.planner.layouts.sensitivity import sensitivities
 from sim.planner.layouts.space import CannotPlan
 from sim.planner.layouts.workers import Workers
 
@@ -85,6 +87,16 @@ def search(
             shares={},
             seconds=time.monotonic() - started,
         )
+        if explain and ranked:
+            area = next(a for a in areas if a.num_devices == ranked[0].num_devices)
+            others = [c for a in areas if a is not area for c in _candidates(a, 1)]
+            reasons, shares = alternatives(area, others)
+            found = replace(
+                found,
+                alternatives=reasons,
+                shares=shares,
+                sensitivities=sensitivities(area, ranked, reasons),
+            )
     return replace(found, seconds=time.monotonic() - started)
 
 
