@@ -115,16 +115,18 @@ def _encode(shape: Shape) -> Encoded:
         meetings,
     )
     num_ops = int(first[-1])
+    for array in (op, slot, about):
+        array.resize(num_ops, refcheck=False)  # Cut in place: a copy takes as long as all the rest.
     numbers = np.full(len(_KINDS) * stages * slices, NOTHING, np.int32)
     keys = np.empty(len(numbers), np.int32)
-    num_slots = kernels.number_slots(slot[:num_ops], numbers, keys)
+    num_slots = kernels.number_slots(slot, numbers, keys)
     kind_and_stage, slice_index = np.divmod(keys[:num_slots], slices)
     slot_of = np.stack((*np.divmod(kind_and_stage, stages), slice_index), axis=1)
     return Encoded(
         first=first,
-        op=op[:num_ops].copy(),
-        slot=slot[:num_ops].copy(),
-        about=about[:num_ops].copy(),
+        op=op,
+        slot=slot,
+        about=about,
         sender=sender,
         receiver=receiver,
         transfer_slot=transfer_slot,
