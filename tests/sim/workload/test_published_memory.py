@@ -9,7 +9,7 @@ import pytest
 import sim.workload.setting as setting
 from scenarios.schema import Model, Plan, Scenario
 from sim.schedule.build import build_schedule
-from sim.workload.memory import memory_model, peak_bytes
+from sim.workload.memory import kept_activations, memory_model, peak_bytes
 from sim.workload.setting import Setting, setting_of
 
 GB = 10**9
@@ -63,7 +63,7 @@ def test_korthikanti_s_models(name: str, micro_batch: int, pipeline: int, chunks
 def _middle(scenario: Scenario) -> float:
     """All layers of a model on one stage."""
     assert scenario.model is not None
-    return scenario.model.layers * memory.kept_activations(setting_of(scenario))
+    return scenario.model.layers * kept_activations(setting_of(scenario))
 
 
 @pytest.mark.parametrize(
