@@ -195,6 +195,89 @@ def sum_to(number: int, period: int, sums: I64) -> int:
 
 
 @compiled
+def begins(
+    rank: int,
+    warm_up: int,
+    sizes: Sizes,
+    times: Times,
+    period: int,
+    forwards: I64,
+    backwards: I64,
+    found: I64,
+) -> None:
+    """When a rank that never waited would begin each pass, or the slot that it is in: found, (2,
+    at least as many as passes), written. Other arguments: see `lay_out` and `path`."""
+    slotted = sizes.num_chunks > 1 and sizes.mode != OVERLAPPED
+    sums = np.empty((3, period + 1), np.int64)
+    lay_out(rank, warm_up, sizes, times, period, sums)
+    total, pairs = sizes.num_passes, sizes.num_passes - warm_up
+    warm = sum_to(warm_up, period, sums[0])
+    steady = sum_to(pairs, period, sums[1])
+    # What comes after the last forward pass, or after the last pair, is a backward pass.
+    last, first = type_of(total - 1, False, sizes), type_of(pairs, True, sizes)
+    following = type_of(total, False, sizes)
+    if not pairs:
+        if slotted:
+            warm -= slot_gap_ns(rank, last, -1, following, -1, sizes, times)
+            warm += slot_gap_ns(rank, last, -1, -1, first, sizes, times)
+        else:
+            warm -= gap_ns(rank, last, False, following, False, sizes, times)
+            warm += gap_ns(rank, last, False, first, True, sizes, times)
+    elif warm_up:
+        back = type_of(pairs - 1, True, sizes)
+        if slotted:
+            steady -= slot_gap_ns(rank, last, back, following, first, sizes, times)
+            steady += slot_gap_ns(rank, last, back, -1, first, sizes, times)
+        else:
+            steady -= gap_ns(rank, back, True, following, False, sizes, times)
+            steady += gap_ns(rank, back, True, first, True, sizes, times)
+    for i in range(len(forwards)):
+        k = forwards[i]
+        if k < warm_up:
+            found[0, i] = sum_to(k, period, sums[0])
+        else:
+            found[0, i] = warm + sum_to(k - warm_up, period, sums[1])
+    rest = warm + steady - sum_to(pairs, period, sums[2])
+    for i in range(len(backwards)):
+        k = backwards[i]
+        if k >= pairs:
+            found[1, i] = rest + sum_to(k, period, sums[2])
+            continue
+        found[1, i] = warm + sum_to(k, period, sums[1])
+        if not slotted:
+            ahead, kind = type_of(warm_up + k, False, sizes), type_of(k, True, sizes)
+            found[1, i] += pass_ns(rank, ahead, False, sizes, times)
+            found[1, i] += gap_ns(rank, ahead, False, kind, True, sizes, times)
+
+
+@compiled
+def turns(numbers: I64, num_ranks: int, found: I64) -> None:
+    """Of each number the place of the one that is a turn of the ring before it, or -1."""
+    there = 0
+    for i in range(len(numbers)):
+        while numbers[there] < numbers[i] - num_ranks:
+            there += 1
+        found[i] = there if numbers[there] == numbers[i] - num_ranks else -1
+
+
+@compiled
+def lags(sizes: Sizes, times: Times, found: I64) -> None:
+    """What lies at least between a pass and the one, or its slot, that has its message: found, (2,
+    num_ranks, num_types) by the receiver, written; -1 where it receives none."""
+    for rank in range(sizes.num_ranks):
+        for kind in range(sizes.num_types):
+            index = 0 if sizes.num_chunks > 1 else kind
+            for row in range(2):
+                back = row == 1
+                found[row, rank, kind] = -1
+                if sends(rank, kind, not back, sizes):
+                    lag = times.post[index] + received_ns(rank, kind, back, sizes, times)
+                    if sizes.mode != OVERLAPPED:
+                        lag += times.unpack[index] + times.exchange
+                    found[row, rank, kind] = lag
+
+
+@compiled
 def path(
     sizes: Sizes,
     times: Times,
@@ -211,144 +294,96 @@ def path(
     of the passes that the path may go through, ascending; the last backward pass of each chunk is
     among them.
     """
-    p, total, chunked = sizes.num_ranks, sizes.num_passes, sizes.num_chunks > 1
-    blocks = sizes.mode != OVERLAPPED
-    slotted = chunked and blocks
-    sums = np.zeros((p, 3, sizes.period + 1), np.int64)
-    periods = np.ones(p, np.int64)
-    warm = np.zeros(p, np.int64)
-    steady = np.zeros(p, np.int64)
-    for rank in range(p):
-        if not alike[rank]:
-            periods[rank] = sizes.period
-        lay_out(rank, warm_ups[rank], sizes, times, periods[rank], sums[rank])
-        warm[rank] = sum_to(warm_ups[rank], periods[rank], sums[rank, 0])
-        w, pairs = warm_ups[rank], total - warm_ups[rank]
-        steady[rank] = sum_to(pairs, periods[rank], sums[rank, 1])
-        # What comes after the last forward pass, or after the last pair, is a backward pass.
-        last, first = type_of(total - 1, False, sizes), type_of(pairs, True, sizes)
-        following = type_of(total, False, sizes)
-        if not pairs:
-            if slotted:
-                warm[rank] -= slot_gap_ns(rank, last, -1, following, -1, sizes, times)
-                warm[rank] += slot_gap_ns(rank, last, -1, -1, first, sizes, times)
-            else:
-                warm[rank] -= gap_ns(rank, last, False, following, False, sizes, times)
-                warm[rank] += gap_ns(rank, last, False, first, True, sizes, times)
-        elif w:
-            back = type_of(pairs - 1, True, sizes)
-            if slotted:
-                steady[rank] -= slot_gap_ns(rank, last, back, following, first, sizes, times)
-                steady[rank] += slot_gap_ns(rank, last, back, -1, first, sizes, times)
-            else:
-                steady[rank] -= gap_ns(rank, back, True, following, False, sizes, times)
-                steady[rank] += gap_ns(rank, back, True, first, True, sizes, times)
+    p, chunked = sizes.num_ranks, sizes.num_chunks > 1
+    slotted = chunked and sizes.mode != OVERLAPPED
+    num_f, num_b = len(forwards), len(backwards)
+    most = max(num_f, num_b)
+    begin = np.empty((p, 2, most), np.int64)
+    kinds = np.zeros((2, most), np.int64)
     # Of every number the place of the one that is a turn of the ring, p passes, before it.
-    turn = np.full((2, max(len(forwards), len(backwards))), -1, np.int64)
+    turn = np.full((2, most), -1, np.int64)
+    for i in range(num_f):
+        kinds[0, i] = type_of(forwards[i], False, sizes)
+    for i in range(num_b):
+        kinds[1, i] = type_of(backwards[i], True, sizes)
     if chunked:
-        for row in range(2):
-            numbers = backwards if row else forwards
-            there = 0
-            for i in range(len(numbers)):
-                while numbers[there] < numbers[i] - p:
-                    there += 1
-                if numbers[there] == numbers[i] - p:
-                    turn[row, i] = there
-    left = np.full((2, p, turn.shape[1]), -1, np.int64)
+        turns(forwards, p, turn[0])
+        turns(backwards, p, turn[1])
+    lag = np.empty((2, p, sizes.num_types), np.int64)
+    lags(sizes, times, lag)
+    takes = np.empty((2, p, sizes.num_types), np.int64)
+    for rank in range(p):
+        period = 1 if alike[rank] else sizes.period
+        begins(rank, warm_ups[rank], sizes, times, period, forwards, backwards, begin[rank])
+        for kind in range(sizes.num_types):
+            takes[0, rank, kind] = pass_ns(rank, kind, False, sizes, times)
+            takes[1, rank, kind] = pass_ns(rank, kind, True, sizes, times)
+    left = np.full((2, p, most), -1, np.int64)
     nexts = np.zeros((p, 2), np.int64)
     offset = np.zeros(p, np.int64)
-    open_passes = p * (len(forwards) + len(backwards))
-    sweep = 0
-    while open_passes > 0:
-        before = open_passes
+    still = p * (num_f + num_b)
+    onward = False
+    while still > 0:
+        onward = not onward
         for step in range(p):
-            rank = p - 1 - step if sweep % 2 else step
-            w, period, own = warm_ups[rank], periods[rank], sums[rank]
-            while True:
-                f, b = nexts[rank, 0], nexts[rank, 1]
-                has_f, has_b = f < len(forwards), b < len(backwards)
-                if not has_f and not has_b:
-                    break
+            rank = step if onward else p - 1 - step
+            w = warm_ups[rank]
+            f, b = nexts[rank]
+            while f < num_f or b < num_b:
+                has_f, has_b = f < num_f, b < num_b
                 if has_f and has_b:
-                    in_slot = forwards[f] - w
-                    has_f = in_slot <= backwards[b]
-                    has_b = in_slot > backwards[b] or (slotted and in_slot == backwards[b])
-                # Where the slot, or the pass, begins and ends, as counted along the rank alone.
-                k = forwards[f] if has_f else -1
-                i = backwards[b] if has_b else -1
-                kind_f = type_of(k, False, sizes) if has_f else 0
-                kind_b = type_of(i, True, sizes) if has_b else 0
-                length = 0
-                if has_f:
-                    length += pass_ns(rank, kind_f, False, sizes, times)
-                    if k < w:
-                        begin = sum_to(k, period, own[0])
-                    else:
-                        begin = warm[rank] + sum_to(k - w, period, own[1])
-                        if slotted and not has_b:
-                            paired = type_of(k - w, True, sizes)
-                            length += pass_ns(rank, paired, True, sizes, times)
-                if has_b:
-                    length += pass_ns(rank, kind_b, True, sizes, times)
-                    if i >= total - w:
-                        begin = warm[rank] + steady[rank] + sum_to(i, period, own[2])
-                        begin -= sum_to(total - w, period, own[2])
-                    elif not has_f:
-                        begin = warm[rank] + sum_to(i, period, own[1])
-                        paired = type_of(w + i, False, sizes)
-                        ahead = pass_ns(rank, paired, False, sizes, times)
-                        if slotted:
-                            length += ahead
-                        else:
-                            begin += ahead
-                            begin += gap_ns(rank, paired, False, kind_b, True, sizes, times)
-                # Messages.
+                    pair = forwards[f] - w
+                    has_f = pair <= backwards[b]
+                    has_b = pair > backwards[b] or (slotted and pair == backwards[b])
                 least = offset[rank]
                 ready = True
-                for row in range(2):
-                    back = row == 1
-                    if (not has_b) if back else (not has_f):
-                        continue
-                    kind = kind_b if back else kind_f
-                    if not sends(rank, kind, not back, sizes):
-                        continue
-                    place = b if back else f
-                    sender = rank + 1 if back else rank - 1
-                    if sender < 0 or sender == p:
-                        sender = p - 1 if sender < 0 else 0
-                        place = turn[row, place]
-                        if place < 0:
-                            continue
-                    if left[row, sender, place] < 0:
-                        ready = False
-                        break
-                    index = 0 if chunked else kind
-                    lag = times.post[index] + received_ns(rank, kind, back, sizes, times)
-                    if blocks:
-                        lag += times.unpack[index] + times.exchange
-                    least = max(least, left[row, sender, place] + lag - begin)
+                took = 0
+                at = 0
+                if has_f:
+                    kind = kinds[0, f]
+                    at, took = begin[rank, 0, f], takes[0, rank, kind]
+                    if lag[0, rank, kind] >= 0:
+                        sender, place = rank - 1, f
+                        if sender < 0:
+                            sender, place = p - 1, turn[0, f]
+                        if place >= 0:
+                            ready = left[0, sender, place] >= 0
+                            least = max(least, left[0, sender, place] + lag[0, rank, kind] - at)
+                    if slotted and not has_b and forwards[f] >= w:
+                        paired = type_of(forwards[f] - w, True, sizes)
+                        took += takes[1, rank, paired]
+                if has_b:
+                    kind = kinds[1, b]
+                    at = begin[rank, 1, b]
+                    took += takes[1, rank, kind]
+                    if lag[1, rank, kind] >= 0:
+                        sender, place = rank + 1, b
+                        if sender == p:
+                            sender, place = 0, turn[1, b]
+                        if place >= 0:
+                            ready = ready and left[1, sender, place] >= 0
+                            least = max(least, left[1, sender, place] + lag[1, rank, kind] - at)
+                    if slotted and not has_f and backwards[b] < sizes.num_passes - w:
+                        paired = type_of(w + backwards[b], False, sizes)
+                        took += takes[0, rank, paired]
                 if not ready:
                     break
                 offset[rank] = least
-                end = least + begin + length
                 if has_f:
-                    left[0, rank, f] = end
-                    nexts[rank, 0] += 1
-                    open_passes -= 1
+                    left[0, rank, f] = least + at + took
+                    f += 1
+                    still -= 1
                 if has_b:
-                    left[1, rank, b] = end
-                    nexts[rank, 1] += 1
-                    open_passes -= 1
-        sweep += 1
-        if open_passes == before and sweep % 2 == 0:
-            break
-    for rank in range(p):
-        for chunk in range(sizes.num_chunks):
-            number = total - 1 - chunk * p
-            for b in range(len(backwards) - 1, -1, -1):
-                if backwards[b] == number:
-                    ends[rank, chunk] = left[1, rank, b]
-                    break
+                    left[1, rank, b] = least + at + took
+                    b += 1
+                    still -= 1
+            nexts[rank, 0], nexts[rank, 1] = f, b
+    for chunk in range(sizes.num_chunks):
+        b = num_b - 1
+        while backwards[b] != sizes.num_passes - 1 - chunk * p:
+            b -= 1
+        for rank in range(p):
+            ends[rank, chunk] = left[1, rank, b]
 
 
 @compiled

@@ -11,7 +11,7 @@ from sim.planner.layouts.bound_kernels import BLOCKING, EXCHANGE, I64, OVERLAPPE
 from sim.planner.layouts.costs import LayoutCosts
 from sim.schedule.shape import Shape, ShapeSchedule
 
-MOST_PASSES = 4_000
+MOST_PASSES = 1_000
 """Passes that the path goes through at most where there are more."""
 _MODES = {"overlapped": OVERLAPPED, "blocking": BLOCKING, "exchange": EXCHANGE}
 
@@ -92,13 +92,18 @@ def _plan(schedule: ShapeSchedule, p: int, v: int, n: int, m: int) -> _Passes:
 
 
 def _some(p: int, v: int, n: int, m: int) -> tuple[I64, I64]:
+    """Numbers of the passes at the beginning and at the end, and some between."""
     total = m * v * n
     numbers = np.arange(total)
     if v > 1:
         group, within = np.divmod(numbers, p * v)
-        microbatch = group * p + within % p
-        taken = np.isin(microbatch, [0, p - 1, m - p, m - 1])
+        taken = np.isin(group * p + within % p, [0, p - 1, m - p, m - 1])
         return numbers[taken], numbers[taken]
-    ends = (numbers < n) | (numbers >= total - n)
-    step = max(p, 1)
-    return numbers[ends | (numbers % step == (n - 1) % step)], numbers[ends | (numbers % step == 0)]
+    pieces = np.unique(np.linspace(0, n - 1, min(n, 4)).astype(np.int64))
+    ends = np.isin(numbers, pieces) | np.isin(total - 1 - numbers, pieces)
+    # The longest way to and fro between two ranks comes back to a rank p passes later.
+    step = p * max(1, -(-2 * total // MOST_PASSES))
+    return (
+        numbers[ends | (numbers % step == (n - 1) % step)],
+        numbers[ends | (numbers % step == 0)],
+    )
