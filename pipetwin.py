@@ -93,7 +93,7 @@ def simulate(
     *,
     set: o.Overrides | None = None,
     profile: o.ProfileFile = None,
-    engine: o.Engine = "simpy",
+    engine: o.Engine = "auto",
     report: o.ReportFile = None,
     trace: o.TraceFile = None,
     json: o.Json = False,
@@ -110,7 +110,7 @@ def simulate(
     from reports import simulating
 
     return simulating.simulate(
-        scenario, set or (), profile, (report, trace), as_json=json, force=force
+        scenario, set or (), profile, (report, trace), engine=engine, as_json=json, force=force
     )
 
 

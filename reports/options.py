@@ -24,7 +24,13 @@ Force = Annotated[
 Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
 RequiredOutput = Annotated[Path, Parameter(name=["--output", "-o"])]
 Flag = Annotated[bool, Parameter(negative="")]
-Engine = Literal["simpy"]
+Engine = Annotated[
+    Literal["auto", "simpy", "compiled"],
+    Parameter(
+        help="The reference (simpy), its compiled twin, which gives the same figures sooner, or "
+        "whichever is quicker for the program."
+    ),
+]
 ListPublished = Annotated[
     str, Parameter(help="List the rows of these published tables, as ptdp.table1 or megatron.")
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from reports import console, files, scenario_files, terminal
+from sim.engine.choice import Engine
 from sim.prediction import predict
 
 
@@ -15,12 +17,13 @@ def simulate(
     profile: Path | None,
     outputs: tuple[Path | None, Path | None],
     *,
+    engine: Engine = "auto",
     as_json: bool,
     force: bool,
 ) -> int:
     """Simulate a scenario, write what was asked for and show its figures; the exit code.
 
-    outputs: the HTML report and the trace.
+    outputs: the HTML report and the trace. engine: which one simulates an iteration.
     """
     report, trace = outputs
     files.check_outputs(outputs, force=force)
@@ -29,8 +32,14 @@ def simulate(
     if loaded.scenario.elastic is not None:
         from reports import elastic_files
 
+        elastic_files.refuse_iteration({f"--engine {engine}": engine != "auto"})
         return elastic_files.simulate(loaded, used, outputs, as_json=as_json, force=force)
-    found = predict(loaded.scenario, used, draws=15 if profile else 0)
+    try:
+        found = predict(loaded.scenario, used, draws=15 if profile else 0, engine=engine)
+    except OverflowError as error:
+        raise files.InputError(f"--engine {engine}: {error}; --engine simpy has no limit") from None
+    if found.note is not None:
+        sys.stderr.write(f"note: {found.note}\n")
     if trace is not None:
         files.write_trace(trace, found.timeline, found.memory or (), force=force)
     if report is not None:
