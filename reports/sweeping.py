@@ -63,9 +63,9 @@ def sweep(
     tally, began = Tally(), time.monotonic()
     try:
         with ExitStack() as stack:
+            workers = _workers(where)
             file = stack.enter_context(ResultsFile(output))
             known = read_known(file, made.id)
-            workers = _workers(where)
             if not file.locks:
                 _tell(f"{output} cannot be locked here: give each shard its own file")
             bar = stack.enter_context(shown_progress(made.num_points))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import importlib
 import itertools
 import logging
@@ -24,9 +25,15 @@ _AHEAD = 2
 
 
 class ClusterLost(Exception):
-    """The connection to the scheduler ended; what was finished is kept."""
+    """The connection to the scheduler ended."""
 
     is_run_failure = True
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the connection to the cluster's scheduler is lost; what is finished is kept, and the "
+            "same command goes on"
+        )
 
 
 def on_cluster(address: str, told: Callable[[str], None] = lambda text: None) -> Workers:
@@ -54,10 +61,16 @@ def on_cluster(address: str, told: Callable[[str], None] = lambda text: None) ->
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
 
     def run(setting: Setting, chunks: Iterator[Chunk]) -> Generator[Outcomes, None, None]:
-        try:
-            yield from _Run(client, setting, told).run(chunks)
-        finally:
-            client.close(timeout=CONNECT_S)
+        with contextlib.closing(client):
+            run = _Run(client, setting, told)
+            try:
+                yield from run.run(chunks)
+                run.cancel()
+            except (KeyboardInterrupt, GeneratorExit):
+                run.cancel()
+                raise
+            except OSError as error:
+                raise ClusterLost from error
 
     return run
 
@@ -71,65 +84,76 @@ class _Run:
         self._setting = client.submit(_same, setting, key=f"{self._name}-setting")
         self._under_way: dict[Any, Chunk] = {}
         self._numbers = itertools.count()
+        self._done = _distributed().as_completed(
+            loop=client.loop, with_results=True, raise_errors=False
+        )
 
     def run(self, chunks: Iterator[Chunk]) -> Generator[Outcomes, None, None]:
-        done = _distributed().as_completed(
-            loop=self._client.loop, with_results=True, raise_errors=False
-        )
+        """Chunks done in any order; at the end, alone, those that workers died of. dask blames all
+        that a dead worker was to do, and most of it is innocent."""
         if not self._client.nthreads():
             self._told("the cluster has no workers yet: `dask worker ADDRESS` starts one")
-        try:
-            self._fill(chunks, done)
-            while self._under_way:
-                for future, result in done.next_batch(block=True):
-                    chunk = self._under_way.pop(future)
-                    if _is_done(result):
-                        yield result
-                    else:
-                        yield from self._failed(chunk, result, done)
-                self._fill(chunks, done)
-        finally:
-            self._client.cancel([self._setting, *self._under_way], force=True)
+        suspects: list[Chunk] = []
+        self._fill(chunks)
+        while self._under_way:
+            for chunk, found in self._finished():
+                if isinstance(found, int):
+                    suspects.append(chunk)
+                else:
+                    yield found
+            self._fill(chunks)
+        for chunk in suspects:
+            yield from self._alone(chunk)
 
-    def _fill(self, chunks: Iterator[Chunk], done: Any) -> None:
+    def cancel(self) -> None:
+        """Have nothing more done."""
+        self._client.cancel([self._setting, *self._under_way], force=True)
+
+    def _alone(self, chunk: Chunk) -> Iterator[Outcomes]:
+        """A chunk with nothing else under way; taken apart where workers die of it again."""
+        self._submit(chunk)
+        ((_, found),) = self._finished()
+        if not isinstance(found, int):
+            yield found
+        elif len(chunk) == 1:
+            yield (lost(chunk[0], times=found),)
+        else:
+            for task in chunk:
+                yield from self._alone((task,))
+
+    def _fill(self, chunks: Iterator[Chunk]) -> None:
         room = _AHEAD * max(1, sum(self._client.nthreads().values()))
         for chunk in itertools.islice(chunks, max(0, room - len(self._under_way))):
-            self._submit(chunk, done)
+            self._submit(chunk)
 
-    def _submit(self, chunk: Chunk, done: Any) -> None:
-        future = self._client.submit(
-            simulate_chunk,
-            self._setting,
-            chunk,
-            key=f"{self._name}-{next(self._numbers)}",
-            pure=False,
-        )
+    def _submit(self, chunk: Chunk) -> None:
+        key = f"{self._name}-{next(self._numbers)}"
+        future = self._client.submit(simulate_chunk, self._setting, chunk, key=key, pure=False)
         self._under_way[future] = chunk
-        done.add(future)
+        self._done.add(future)
 
-    def _failed(self, chunk: Chunk, result: Any, done: Any) -> Iterator[Outcomes]:
-        """What becomes of a chunk that no worker finished."""
-        # dask gives errors as (type, error, traceback), but a cancelled task as the error itself.
-        error = result[1] if isinstance(result, tuple) else result
-        if isinstance(error, (asyncio.CancelledError, concurrent.futures.CancelledError)):
-            raise ClusterLost(
-                "the connection to the cluster's scheduler is lost; what is finished is kept, and "
-                "the same command goes on"
-            )
-        if not isinstance(error, _distributed().KilledWorker):
-            raise SweepError(
-                f"a worker of the cluster cannot simulate ({type(error).__name__}: {error}): it "
-                "needs the same pipetwin and Python as here"
-            )
-        if len(chunk) == 1:
-            yield (lost(chunk[0], times=error.allowed_failures + 1),)
-            return
-        for task in chunk:
-            self._submit((task,), done)
+    def _finished(self) -> list[tuple[Chunk, Outcomes | int]]:
+        """Wait for chunks; with each its outcomes, or how many workers died of it."""
+        return [
+            (self._under_way.pop(future), _outcomes(result))
+            for future, result in self._done.next_batch(block=True)
+        ]
 
 
-def _is_done(result: Any) -> bool:
-    return isinstance(result, tuple) and all(isinstance(one, Outcome) for one in result)
+def _outcomes(result: Any) -> Outcomes | int:
+    """What dask made of a chunk; an error is (type, error, traceback), but of a cancelled task the
+    error itself."""
+    if isinstance(result, tuple) and all(isinstance(one, Outcome) for one in result):
+        return result
+    error = result[1] if isinstance(result, tuple) else result
+    if isinstance(error, _distributed().KilledWorker):
+        return int(error.allowed_failures) + 1
+    if isinstance(error, (asyncio.CancelledError, concurrent.futures.CancelledError)):
+        raise ClusterLost
+    raise SweepError(
+        f"a worker of the cluster cannot simulate ({type(error).__name__}: {error}): it needs the "
+        "same pipetwin and Python as here"
+    )
 
 
 def _distributed() -> Any:

@@ -61,8 +61,9 @@ def simulate_chunk(setting: Setting, chunk: Chunk) -> Outcomes:
 def lost(task: Task, times: int) -> Outcome:
     """The outcome of a point whose workers died of it."""
     message = (
-        f"the process that simulated it ended suddenly, {times} times: out of memory, perhaps; "
-        "--retry-failed tries it again"
+        "the process that simulated it ended suddenly, "
+        f"{'once' if times == 1 else f'{times} times'}: out of memory, perhaps; --retry-failed "
+        "tries it again"
     )
     return Outcome(head=task.head, line=failed_line(task.head, "WorkerLost", message), seconds=0.0)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,15 @@ def canonical(path: Path) -> list[str]:
     return [json.dumps({**record, "seconds": 0}) for record in found]
 
 
+@cache
+def undisturbed(vary: tuple[str, ...] = FEW) -> list[str]:
+    """What a sweep that nobody disturbs has found, as `canonical` gives it."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "whole.jsonl"
+        run(tiny_sweep(Path(folder), vary), out)
+        return canonical(out)
+
+
 def in_session(session: int) -> set[int]:
     """The processes of a session that have not ended."""
     found = set()
@@ -86,7 +98,5 @@ class Bomb:
 
 def with_bomb(tasks: Iterator[Task], index: int) -> Iterator[Task]:
     """Put a bomb in the place of one point's scenario."""
-    from dataclasses import replace
-
     for task in tasks:
         yield replace(task, scenario=Bomb()) if task.head.index == index else task  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from sweep_cases import (
     run,
     tiny_file,
     tiny_sweep,
+    undisturbed,
     with_bomb,
 )
 
@@ -73,8 +74,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 def test_killed_three_times_and_resumed_it_has_every_result_once(tmp_path: Path) -> None:
-    whole, out = tmp_path / "whole.jsonl", tmp_path / "r.jsonl"
-    run(tiny_sweep(tmp_path, THOUSAND), whole)
+    out = tmp_path / "r.jsonl"
     for until in sorted(random.randrange(600) for _ in range(3)):
         process = start(tmp_path, out)
         wait_for(lambda until=until: lines(out) >= until, f"{until} results")  # type: ignore[misc]
@@ -87,7 +87,7 @@ def test_killed_three_times_and_resumed_it_has_every_result_once(tmp_path: Path)
     assert process.returncode == 0, err
     assert "1,000 points in" in shown and str(out) in shown
     assert lines(out) == 1000 and len({r["key"] for r in records(out)}) == 1000
-    assert canonical(out) == canonical(whole)
+    assert canonical(out) == undisturbed(THOUSAND)
 
 
 def test_workers_end_with_a_killed_sweep(tmp_path: Path) -> None:
@@ -112,8 +112,7 @@ def test_interrupted_it_keeps_what_is_finished(tmp_path: Path) -> None:
 
 
 def test_shards_at_once_in_one_file_are_the_whole(tmp_path: Path) -> None:
-    whole, out = tmp_path / "whole.jsonl", tmp_path / "r.jsonl"
-    run(tiny_sweep(tmp_path, THOUSAND[:3]), whole)
+    out = tmp_path / "r.jsonl"
     shards = [
         start(tmp_path, out, "--shard", part, "--jobs", "1", vary=THOUSAND[:3])
         for part in ("1/2", "2/2")
@@ -121,23 +120,21 @@ def test_shards_at_once_in_one_file_are_the_whole(tmp_path: Path) -> None:
     for process in shards:
         _, err = finish(process)
         assert process.returncode == 0, err
-    assert canonical(out) == canonical(whole)
+    assert canonical(out) == undisturbed(THOUSAND[:3])
 
 
 def test_a_killed_worker_costs_nothing(tmp_path: Path) -> None:
-    whole, out = tmp_path / "whole.jsonl", tmp_path / "r.jsonl"
-    run(tiny_sweep(tmp_path, THOUSAND), whole)
+    out = tmp_path / "r.jsonl"
     process = start(tmp_path, out)
     wait_for(lambda: lines(out) > 0, "results")
     os.kill(max(in_session(process.pid) - {process.pid}), signal.SIGKILL)
     _, err = finish(process)
     assert process.returncode == 0, err
-    assert canonical(out) == canonical(whole)
+    assert canonical(out) == undisturbed(THOUSAND)
 
 
 def test_a_point_that_ends_its_worker_is_recorded_and_no_other(tmp_path: Path) -> None:
-    whole, out = tmp_path / "whole.jsonl", tmp_path / "r.jsonl"
-    run(tiny_sweep(tmp_path), whole)
+    out = tmp_path / "r.jsonl"
 
     def workers(setting: Setting, chunks: Iterator[Chunk]) -> Iterator[Outcomes]:
         tasks = (task for chunk in chunks for task in chunk)
@@ -145,7 +142,7 @@ def test_a_point_that_ends_its_worker_is_recorded_and_no_other(tmp_path: Path) -
         return on_this_machine(2)(setting, (tuple(itertools.islice(bombed, 4)) for _ in range(3)))
 
     run(tiny_sweep(tmp_path), out, workers)  # type: ignore[arg-type]
-    found, wanted = canonical(out), canonical(whole)
+    found, wanted = canonical(out), undisturbed()
     assert len(found) == len(wanted) == 12
     assert [a == b for a, b in zip(found, wanted, strict=True)] == [i != 5 for i in range(12)]
     lost = sorted(records(out), key=lambda r: int(r["index"]))[5]
@@ -156,7 +153,6 @@ def test_a_point_that_ends_its_worker_is_recorded_and_no_other(tmp_path: Path) -
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_any_number_of_processes_gives_the_same(tmp_path: Path, jobs: int) -> None:
-    whole, out = tmp_path / "whole.jsonl", tmp_path / "r.jsonl"
-    run(tiny_sweep(tmp_path, FEW), whole)
+    out = tmp_path / "r.jsonl"
     run(tiny_sweep(tmp_path, FEW), out, on_this_machine(jobs))
-    assert canonical(out) == canonical(whole)
+    assert canonical(out) == undisturbed()
