@@ -44,7 +44,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(INSTALL) -e '.[executor,data,test]'
+	$(INSTALL) -e '.[executor,data,cluster,test]'
 	@touch $@ $(VENV)/.demo
 
 clean:
