@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sim.cost.costs import Costs
 from sim.engine.deadlock import Deadlock
 from sim.engine.encoded import NOTHING, Encoded, Evaluation, Op, Prices
-from sim.engine.encoding import encode, price
+from sim.engine.encoding import beyond, encode, price
 from sim.engine.kernels import UNKNOWN, uncontended, walk
 from sim.engine.tape import Tape, played, rank_of_ops, recorded
 from sim.schedule.actions import Action, Kind
@@ -30,9 +30,9 @@ from sim.timeline.spans import LANES, Span, Timeline
 
 LONGEST_NS = 1 << 62
 """What all times of a program together stay below."""
-FROM_TAPE = 3
+FROM_TAPE = 4
 """The time from which on an encoded program is played from a tape, which takes about as long to
-make as three to five walks."""
+make as three or four walks."""
 MOST_WAYS = 16
 """Ways in which a program's messages share links that are remembered at once."""
 _COMPUTE, _FORWARD, _BACKWARD, _COLLECTIVE = (
@@ -62,7 +62,7 @@ def simulate(program: Program, costs: Costs) -> Timeline:
 def evaluate(encoded: Encoded, prices: Prices, program: Program | None = None) -> Evaluation:
     """The figures of an iteration; errors as of `simulate`.
 
-    From its third time on a program in which nothing contends is played from a tape of it.
+    From its fourth time on a program in which nothing contends is played from a tape of it.
     program: what was encoded, for whole steps in Deadlock's `waiting`.
     """
     facts = _facts_of(encoded)
@@ -119,10 +119,7 @@ class _Facts:
         total = float(self._ops @ prices.duration_ns)
         total += float(self._messages @ prices.occupancy_ns + self._messages @ prices.latency_ns)
         if total + float(prices.hidden_ns.max(initial=0)) >= LONGEST_NS * (1 - 1e-9):
-            raise OverflowError(
-                f"all times of the program together are {total:.4g} ns, and the compiled engine "
-                "counts to 2^62 ns (146 years): `--engine simpy` has no such limit"
-            )
+            raise beyond(total)
 
     def contention(self, prices: Prices) -> _Contention:
         """Found once for each way in which messages share links."""

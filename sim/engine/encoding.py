@@ -218,10 +218,10 @@ def price(encoded: Encoded, costs: Costs) -> Prices:
 
     costs: a CostTable of the variants that the program was encoded for where its slots are
     CostKeys; any costs where they are actions.
-    Raises ValueError for a negative time, or where slots are CostKeys and costs are no table.
+    Raises ValueError for a negative time, or where slots are CostKeys and costs are no table;
+    OverflowError for a time that is no 64-bit integer.
     """
-    duration = np.zeros(len(encoded.slots), dtype=np.int64)
-    hidden = np.zeros(len(encoded.slots), dtype=np.int64)
+    duration, hidden = [0] * len(encoded.slots), [0] * len(encoded.slots)
     table = costs if isinstance(costs, CostTable) else None
     for number, slot in enumerate(encoded.slots):
         if isinstance(slot, CostKey):
@@ -241,21 +241,35 @@ def price(encoded: Encoded, costs: Costs) -> Prices:
     for transfer in transfers:
         links += [held.setdefault(link, len(held)) for link in transfer.resources]
         first_link.append(len(links))
-    occupancy = np.array([t.occupancy_ns for t in transfers], dtype=np.int64)
-    latency = np.array([t.latency_ns for t in transfers], dtype=np.int64)
-    for times in (duration, hidden, occupancy, latency):
-        if len(times) and times.min() < 0:
-            raise ValueError(f"a cost of {times.min()} ns: no time is negative")
     return Prices(
-        duration_ns=duration,
-        hidden_ns=hidden,
-        occupancy_ns=occupancy,
-        latency_ns=latency,
+        duration_ns=_times(duration),
+        hidden_ns=_times(hidden),
+        occupancy_ns=_times([t.occupancy_ns for t in transfers]),
+        latency_ns=_times([t.latency_ns for t in transfers]),
         first_link=np.array(first_link, dtype=np.int64),
         links=np.array(links, dtype=np.int32),
         num_links=len(held),
         processors=_processors(costs.processors),
     )
+
+
+def beyond(longest_ns: float) -> OverflowError:
+    """What is raised for times that are too long for 64-bit integers."""
+    return OverflowError(
+        f"the program's times reach {longest_ns:.4g} ns, and the compiled engine counts to 2^62 ns "
+        "(146 years): `--engine simpy` has no such limit"
+    )
+
+
+def _times(values: Sequence[int]) -> NDArray[np.int64]:
+    """Values that are not negative, as an array."""
+    try:
+        times = np.array(values, dtype=np.int64)
+    except OverflowError:
+        raise beyond(float(max(values))) from None
+    if len(times) and times.min() < 0:
+        raise ValueError(f"a cost of {times.min()} ns: no time is negative")
+    return times
 
 
 def _transfer(slot: CostKey | Action, costs: Costs, table: CostTable | None) -> Transfer:

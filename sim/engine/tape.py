@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.encoded import Encoded, Evaluation, Op, Prices
-from sim.engine.tape_kernels import DEADLOCK, FIELDS, FULL, play, record
+from sim.engine.tape_kernels import FIELDS, FULL, RECORDED, play, record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,13 +40,10 @@ def recorded(encoded: Encoded) -> Tape | None:
     counted = np.bincount(encoded.op, minlength=len(Op))
     if counted[Op.SEND] != counted[Op.AWAIT_SENT]:
         return None
-    works = np.isin(encoded.op, (Op.PASS, Op.WORK, Op.SEND, Op.AWAIT))
-    slot, rank = encoded.slot[works], rank_of_ops(encoded)[works]
+    worked = (Op.PASS, Op.WORK, Op.SEND, Op.AWAIT, Op.BESIDE)
+    num_works = 1 + int(counted[list(worked)].sum())
     slot_rank = np.zeros(len(encoded.slots), np.int32)
-    slot_rank[slot] = rank
-    if (slot_rank[slot] != rank).any():
-        return None
-    num_works = 1 + len(slot) + int(counted[Op.BESIDE])
+    slot_count = np.zeros(len(encoded.slots), np.int64)
     rows = np.empty(
         (encoded.num_ops + int(counted[Op.BESIDE]) + encoded.num_ranks, FIELDS), np.int32
     )
@@ -70,11 +67,13 @@ def recorded(encoded: Encoded) -> Tape | None:
             work_slot,
             np.empty(entries, np.int64),
             hidden_slot,
+            slot_rank,
+            slot_count,
             counts,
         )
         if found != FULL:
             break
-    if found == DEADLOCK:
+    if found != RECORDED:
         return None
     num_works, size = counts.tolist()
     meets = encoded.op == Op.MEET
@@ -86,7 +85,7 @@ def recorded(encoded: Encoded) -> Tape | None:
         meeting=encoded.about[meets],
         hidden_slot=hidden_slot,
         slot_rank=slot_rank,
-        slot_count=np.bincount(slot, minlength=len(slot_rank)),
+        slot_count=slot_count,
     )
 
 

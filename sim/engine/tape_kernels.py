@@ -22,7 +22,7 @@ from sim.schedule.compiling import compiled
 
 LANE, AWAIT_1, WAY_1, WORK_1, AWAIT_2, WAY_2, WORK_2, POST_1, POST_2 = range(9)
 FIELDS = 9
-RECORDED, DEADLOCK, FULL = range(3)
+RECORDED, DEADLOCK, SHARED, FULL = range(4)
 
 
 @compiled
@@ -119,15 +119,18 @@ def record(
     work_slot: I32,
     table: I64,
     hidden_slot: I32,
+    slot_rank: I32,
+    slot_count: I64,
     counts: I64,
 ) -> int:
-    """Put all ops of a program without contention on a tape: RECORDED, DEADLOCK, or FULL where the
-    table is too small for the pieces of work.
+    """Put all ops of a program without contention on a tape: RECORDED, DEADLOCK, SHARED where the
+    work of two ranks has one slot, or FULL where the table is too small for the pieces of work.
 
     Cells: none, messages, meetings, two for each overlapped reduction, none. Ways: none, transfer
     slots, meetings, and for each overlapped reduction what of it is hidden, by `hidden_slot`.
     tape, work_before, work_slot, hidden_slot: long enough, take the answer (see `play`); table: see
-    `prolonged`. counts: (2,), takes how many pieces of work and instructions there are.
+    `prolonged`. slot_rank, slot_count: (num_slots,), take their part of the answer (see `play`).
+    counts: (2,), takes how many pieces of work and instructions there are.
     """
     num_ranks, num_messages, num_meetings = len(first) - 1, len(sender), len(meeting_size)
     num_besides = len(hidden_slot)
@@ -144,6 +147,10 @@ def record(
         rows[rank, LANE] = rank
         rows[rank, POST_1] = rows[rank, POST_2] = unused
     works, size, besides = counts[:1], 0, 0
+    slot_count[:] = 0
+    # What a piece was last prolonged by, and what that made.
+    last_slot = np.full(len(work_slot), -1, np.int32)
+    last_work = np.zeros(len(work_slot), np.int32)
     works[0] = 1
     work_before[0] = work_slot[0] = -1
     table[:] = -1
@@ -211,7 +218,16 @@ def record(
                 row[which], row[which + 1] = cell, way
             if what <= SEND or what == AWAIT:
                 field = WORK_2 if row[AWAIT_2] != 0 else WORK_1
-                row[field] = prolonged(row[field], slot[at], table, work_before, work_slot, works)
+                work, by = row[field], slot[at]
+                if slot_rank[by] != rank:
+                    if slot_count[by] > 0:
+                        return SHARED
+                    slot_rank[by] = rank
+                slot_count[by] += 1
+                if last_slot[work] != by:
+                    found = prolonged(work, by, table, work_before, work_slot, works)
+                    last_slot[work], last_work[work] = by, found
+                row[field] = last_work[work]
             if SEND <= what <= RECEIVE:
                 row[POST_1 if row[POST_1] == unused else POST_2] = 1 + about[at]
             elif what == BESIDE:
