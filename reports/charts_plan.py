@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reports import plan_tables, plan_words, words
+from reports import layout_words, plan_tables, plan_words, words
 from reports.charts import GIB, Chart, capacity_line, chart_of, color, marker_of, memory_axis
 from reports.plan_answer import PlanAnswer
 from scenarios.schema import Plan
@@ -14,7 +14,8 @@ from sim.planner.layouts.found import Alternative, Candidate
 MAX_BARS = 24
 """Alternatives in their chart, those that come closest."""
 GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("work", "matrix products, attention, measured passes", ("matmul", "attention", "measured")),
+    ("work", "matrix products and attention", ("matmul", "attention")),
+    ("forward", "passes as measured", ("measured",)),
     ("work2", "memory-bound kernels, launches, host", ("memory_bound", "launch", "host")),
     ("backward", "recomputation", ("recomputation",)),
     ("communication", "tensor-parallel collectives", ("tensor_parallel",)),
@@ -62,9 +63,9 @@ def front(answer: PlanAnswer) -> Chart:
             "best",
             [found.best],
             {
-                "color": "rgba(0,0,0,0)",
+                "color": color("predicted"),
                 "symbol": "circle-open",
-                "line": {"color": color("predicted"), "width": 3},
+                "line": {"width": 2.5},
                 "size": _sizes(answer, [found.best])[0] + 9,
             },
         )
@@ -105,7 +106,7 @@ def _points(
 
 
 def _told(candidate: Candidate) -> str:
-    parts = [plan_words.compact(candidate.plan)]
+    parts = [layout_words.compact(candidate.plan)]
     parts.append(words.plural(candidate.num_devices, "GPU"))
     if money := plan_words.money(candidate):
         parts.append(money)
@@ -165,7 +166,7 @@ def times(answer: PlanAnswer) -> Chart:
                 "name": text,
                 "x": seconds,
                 "y": names,
-                "customdata": [plan_words.compact(d.candidate.plan) for d in answer.details],
+                "customdata": [layout_words.compact(d.candidate.plan) for d in answer.details],
                 "marker": marker_of(tint),
                 "hovertemplate": f"%{{y}} (%{{customdata}})<br>{text}: %{{x:.4g}} s<extra></extra>",
             }
@@ -194,7 +195,7 @@ def group_seconds(answer: PlanAnswer, position: int, categories: Sequence[str]) 
 def alternatives(answer: PlanAnswer) -> Chart:
     """Bars of how much slower the best layout with another value is, the nearest first."""
     shown = drawn_alternatives(answer)
-    names = [plan_tables.instead(other) for other in shown]
+    names = [layout_words.instead(other) for other in shown]
     fields = list(dict.fromkeys(other.field for other in answer.found.alternatives))
     bars = [
         {
@@ -261,11 +262,17 @@ def tornado(answer: PlanAnswer) -> Chart:
 def _hatched(tint: str, overtaken: bool) -> Chart:
     marker: Chart = {"color": color(tint), "line": {"width": 0.75, "color": color("paper")}}
     if overtaken:
-        marker["pattern"] = {"shape": "/", "fgcolor": color("paper"), "size": 6, "solidity": 0.3}
+        marker["pattern"] = {
+            "shape": "/",
+            "fgcolor": color("paper"),
+            "bgcolor": color(tint),
+            "size": 6,
+            "solidity": 0.3,
+        }
     return marker
 
 
 def _stays(other: Plan | None, plan: Plan) -> str:
     if other is None:
         return "the best stays the best"
-    return f"better then: {plan_words.difference(other, plan)}"
+    return f"better then: {layout_words.difference(other, plan)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reports import charts_plan, plan_tables, plan_words, words
+from reports import charts_plan, layout_words, plan_tables, plan_words, words
 from reports.assumptions import assumptions_section
 from reports.page import fill
 from reports.plan_answer import PlanAnswer
@@ -70,7 +70,7 @@ def origins(answer: PlanAnswer, best: Prediction) -> Loaded:
     here = Origin(file="found by the search", line=None, column=None)
     changed = {
         f"plan.{name}": here
-        for name in plan_words.LISTED
+        for name in layout_words.LISTED
         if getattr(old, name) != getattr(new, name)
     }
     return replace(loaded, scenario=best.scenario, origins={**loaded.origins, **changed})
@@ -136,29 +136,34 @@ def tiles(answer: PlanAnswer) -> list[Tile]:
 
 def layouts_section(answer: PlanAnswer) -> Section:
     """The best layouts, and the scenario's own."""
-    best = plan_tables.ranked(answer, short=False)
+    best = plan_tables.layouts(answer)
+    lists: list[tuple[str, tuple[str, ...]]] = [
+        ("How layouts are written", (layout_words.COMPACT,))
+    ]
+    if best.alike:
+        lists.append(("The same in all of them", best.alike))
     return Section(
         name="layouts",
         topic="Layouts",
         claim=_layouts_claim(answer),
         reading="The best first; “own” is the layout that the scenario has. A bubble is given "
         "where the layout was simulated with all figures.",
-        tables=(best.table,),
-        lists=(("The same in all of them", best.alike),) if best.alike else (),
+        tables=(plan_tables.results(answer), best.table),
+        lists=tuple(lists),
     )
 
 
 def _layouts_claim(answer: PlanAnswer) -> str:
     ranked = answer.found.ranked
     if len(ranked) == 1:
-        return f"One layout was asked for: {plan_words.compact(ranked[0].plan)}"
+        return f"One layout was asked for: {layout_words.compact(ranked[0].plan)}"
     last = ranked[-1].iteration_ns / ranked[0].iteration_ns - 1
     second = ranked[1].iteration_ns / ranked[0].iteration_ns - 1
     if answer.found.objective != "time":
         return f"The best {len(ranked)} layouts by {plan_words.OBJECTIVES[answer.found.objective]}"
     return (
-        f"The second best layout takes {words.percent(second)} longer than the best, number "
-        f"{len(ranked)} {words.percent(last)}"
+        f"The second best layout takes {words.percent(second)} longer than the best, and number "
+        f"{len(ranked)} takes {words.percent(last)} longer"
     )
 
 
@@ -194,7 +199,6 @@ def front_section(answer: PlanAnswer) -> Section:
             ),
         ),
         tables=(plan_tables.front(answer, short=False),),
-        lists=(("How layouts are written", (plan_words.COMPACT,)),),
     )
 
 
@@ -224,7 +228,7 @@ def time_section(answer: PlanAnswer) -> Section:
         lists=(
             (
                 "What the bars are",
-                tuple(f"{d.name}: {plan_words.layout(d.candidate.plan)}" for d in answer.details),
+                tuple(f"{d.name}: {layout_words.layout(d.candidate.plan)}" for d in answer.details),
             ),
         ),
     )
@@ -274,16 +278,16 @@ def why_section(answer: PlanAnswer) -> Section:
 
 
 def _why_claim(answer: PlanAnswer) -> str:
-    nearest = charts_plan.drawn_alternatives(answer)
-    if not nearest:
+    known = [other for other in answer.found.alternatives if other.slower is not None]
+    if not known:
         return "No layout with another value fits"
-    first, last = nearest[0], nearest[-1]
-    text = (
-        f"{plan_tables.instead(first)} would cost least: {words.percent(first.slower, signed=True)}"
-    )
+    known.sort(key=lambda other: other.slower or 0.0)
+    first, last = known[0], known[-1]
+    name = layout_words.instead(first)
+    text = f"{name[0].upper()}{name[1:]} comes nearest, at {words.percent(first.slower)} slower"
     if last is first:
         return text
-    return f"{text}; {plan_tables.instead(last)} {words.percent(last.slower, signed=True)}"
+    return f"{text}, {layout_words.instead(last)} is the furthest, at {words.percent(last.slower)}"
 
 
 def sensitivity_section(answer: PlanAnswer) -> Section:

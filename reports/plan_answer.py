@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from reports import layout_words
 from scenarios.resizing import resized
 from scenarios.schema import Cluster, Model, Scenario
 from scenarios.unplanned import Unplanned
@@ -106,7 +107,7 @@ def details_of(found: PlanSearch, profile: Profile | None, *, near: int = 0) -> 
         assert other.candidate is not None
         if other.candidate.plan not in seen:
             seen.add(other.candidate.plan)
-            chosen.append((f"{other.field.replace('_', ' ')} {other.value}", other.candidate))
+            chosen.append((layout_words.instead(other), other.candidate))
             near -= 1
     return tuple(
         Detail(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from reports import plan_words, words
+from reports import layout_words, words
 from reports.charts import GIB
 from reports.plan_answer import PlanAnswer
 from reports.tables import Cell, Table, memory, seconds, share, text
 from scenarios.schema import Plan
-from sim.planner.layouts.found import Alternative, Candidate, Sensitivity
+from sim.planner.layouts.found import Candidate, Sensitivity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ _COLUMNS = (
     _Column(field="pipeline", name="Pipeline", short="p", value=lambda p: p.pipeline),
     _Column(field="data", name="Data", short="d", value=lambda p: p.data),
     _Column(field="micro_batch", name="Microbatch", short="mb", value=lambda p: p.micro_batch),
-    _Column(field="schedule", name="Schedule", short="schedule", value=plan_words.schedule_name),
+    _Column(field="schedule", name="Schedule", short="schedule", value=layout_words.schedule_name),
     _Column(
         field="recomputation",
         name="Recomputation",
@@ -67,62 +67,102 @@ class Ranked:
     alike: tuple[str, ...]
 
 
-def ranked(answer: PlanAnswer, *, short: bool) -> Ranked:
-    """The best layouts, best first, and the scenario's own below them.
+def ranked(answer: PlanAnswer) -> Ranked:
+    """The best layouts and the scenario's own, what they are and what they take, with the short
+    names that a terminal has room for."""
+    shown, (kept, alike) = _shown(answer), _kept(answer)
+    capacity = words.significant(answer.capacity_bytes / GIB, 3)
+    taken = [
+        ("time", [seconds(c.iteration_ns / 1e9) for _, c in shown]),
+        ("TFLOP/s", [_tflops(c) for _, c in shown]),
+        (f"GiB of {capacity}", [_gib(c) for _, c in shown]),
+        *_money(shown, short=True),
+    ]
+    columns = [
+        *_places(answer, shown),
+        *((k.short, [_value(k, c.plan, short=True) for _, c in shown]) for k in kept),
+        *taken,
+    ]
+    return Ranked(table=_table("The best layouts", columns), alike=alike)
 
-    short: with the names of columns that a terminal has room for.
-    """
+
+def results(answer: PlanAnswer) -> Table:
+    """What the best layouts and the scenario's own take."""
+    shown, best_ns = _shown(answer), answer.found.best.iteration_ns
+    capacity = answer.capacity_bytes
+    columns = [
+        *_places(answer, shown),
+        ("Layout", [text(layout_words.compact(c.plan)) for _, c in shown]),
+        ("Time", [seconds(c.iteration_ns / 1e9) for _, c in shown]),
+        ("Over the best", [share(c.iteration_ns / best_ns - 1) for _, c in shown]),
+        ("TFLOP/s a GPU", [_tflops(c) for _, c in shown]),
+        ("Bubble", [_bubble(answer, c) for _, c in shown]),
+        ("Peak memory", [memory(c.peak_bytes) for _, c in shown]),
+        (f"Of {words.size(capacity)}", [share(c.peak_bytes / capacity) for _, c in shown]),
+        *_money(shown, short=False),
+    ]
+    return _table("The best layouts: what they take", columns)
+
+
+def layouts(answer: PlanAnswer) -> Ranked:
+    """The best layouts and the scenario's own, dimension by dimension."""
+    shown, (kept, alike) = _shown(answer), _kept(answer)
+    columns = [
+        *_places(answer, shown),
+        *((k.name, [_value(k, c.plan, short=False) for _, c in shown]) for k in kept),
+    ]
+    return Ranked(table=_table("The best layouts: what they are", columns), alike=alike)
+
+
+_Shown = list[tuple[str, Candidate]]
+"""Layouts with their places."""
+_Cells = tuple[str, Sequence[Cell]]
+"""A column: its name and its cells."""
+
+
+def _shown(answer: PlanAnswer) -> _Shown:
     found = answer.found
     shown = [(str(place), candidate) for place, candidate in enumerate(found.ranked, start=1)]
-    if found.baseline is not None:
-        place = next((p for p, c in shown if c.plan == found.baseline.plan), None)
-        if place is None:
-            shown.append(("own", found.baseline))
-    columns = _columns(answer)
-    plans = [candidate.plan for _, candidate in shown]
+    own = found.baseline
+    if own is not None and all(c.plan != own.plan for _, c in shown):
+        shown.append(("own", own))
+    return shown
+
+
+def _kept(answer: PlanAnswer) -> tuple[list[_Column], tuple[str, ...]]:
+    """The properties in which the layouts differ, and in words those that all have alike."""
+    plans = [candidate.plan for _, candidate in _shown(answer)]
     kept, alike = [], []
-    for column in columns:
+    for column in _columns(answer):
         values = {str(column.value(plan)) for plan in plans}
         if len(values) > 1 or column.field in _ALWAYS:
             kept.append(column)
         else:
             alike.append(f"{column.name.lower()} {values.pop()}")
-    numbers = len(found.spaces) > 1
-    bubbles = not short and any(answer.detail(candidate) is not None for _, candidate in shown)
-    known_days = any(c.days is not None for _, c in shown)
-    known_cost = any(c.dollars is not None for _, c in shown)
-    rows = tuple(
-        (
-            text(place),
-            *((_number(candidate.num_devices),) if numbers else ()),
-            *(_value(column, candidate.plan, short=short) for column in kept),
-            seconds(candidate.iteration_ns / 1e9),
-            *((share(candidate.iteration_ns / found.best.iteration_ns - 1),) if not short else ()),
-            Cell(text=words.significant(candidate.tflops_per_gpu), value=candidate.tflops_per_gpu),
-            *((_bubble(answer, candidate),) if bubbles else ()),
-            *_memory(answer, candidate, short=short),
-            *((_days(candidate),) if known_days else ()),
-            *((_dollars(candidate),) if known_cost else ()),
-        )
-        for place, candidate in shown
-    )
-    capacity = f"{answer.capacity_bytes / GIB:,.1f}"
-    names = [
-        "#",
-        *(["GPUs"] if numbers else []),
-        *(column.short if short else column.name for column in kept),
-        "time" if short else "Time",
-        *([] if short else ["Over the best"]),
-        "TFLOP/s" if short else "TFLOP/s a GPU",
-        *(["Bubble"] if bubbles else []),
-        *([f"GiB of {capacity}"] if short else ["Peak memory", f"Of {capacity}{words.NBSP}GiB"]),
-        *([] if not known_days else ["days" if short else "Days"]),
-        *([] if not known_cost else ["cost" if short else "Cost"]),
-    ]
-    return Ranked(
-        table=Table(caption="The best layouts", columns=tuple(names), rows=rows),
-        alike=tuple(alike),
-    )
+    return kept, tuple(alike)
+
+
+def _places(answer: PlanAnswer, shown: _Shown) -> list[_Cells]:
+    places: list[_Cells] = [("#", [text(place) for place, _ in shown])]
+    if len(answer.found.spaces) > 1:
+        places.append(("GPUs", [_number(c.num_devices) for _, c in shown]))
+    return places
+
+
+def _money(shown: _Shown, *, short: bool) -> list[_Cells]:
+    """Days and cost of the whole run, as far as they are known."""
+    columns: list[_Cells] = []
+    if any(c.days is not None for _, c in shown):
+        columns.append(("days" if short else "Days", [_days(c) for _, c in shown]))
+    if any(c.dollars is not None for _, c in shown):
+        cells = [_dollars(c, short=short) for _, c in shown]
+        columns.append(("cost" if short else "Cost", cells))
+    return columns
+
+
+def _table(caption: str, columns: Sequence[_Cells]) -> Table:
+    rows = tuple(zip(*(cells for _, cells in columns), strict=True))
+    return Table(caption=caption, columns=tuple(name for name, _ in columns), rows=rows)
 
 
 def front(answer: PlanAnswer, *, short: bool) -> Table:
@@ -134,9 +174,9 @@ def front(answer: PlanAnswer, *, short: bool) -> Table:
         (
             seconds(candidate.iteration_ns / 1e9),
             memory(candidate.peak_bytes),
-            *((_dollars(candidate),) if known_cost else ()),
+            *((_dollars(candidate, short=short),) if known_cost else ()),
             *((_number(candidate.num_devices),) if numbers else ()),
-            text(plan_words.compact(candidate.plan)),
+            text(layout_words.compact(candidate.plan)),
         )
         for candidate in found.front
     )
@@ -160,15 +200,17 @@ def alternatives(answer: PlanAnswer) -> Table:
     for other in answer.found.alternatives:
         if other.field != last:
             last = other.field
-            groups[len(rows)] = f"{_named(other.field)} {other.chosen} was chosen"
+            chosen = layout_words.value_of(other.field, other.chosen)
+            groups[len(rows)] = f"{_named(other.field)}: {chosen} was chosen"
         time: Cell = text(words.UNKNOWN)
         if other.candidate is not None:
             time = seconds(other.candidate.iteration_ns / 1e9)
         slower = text(words.UNKNOWN)
         if other.slower is not None:
             slower = Cell(text=words.percent(other.slower, signed=True), value=other.slower)
-        layout = "" if other.candidate is None else plan_words.compact(other.candidate.plan)
-        rows.append((text(other.value), time, slower, text(layout), text(other.reason)))
+        layout = "" if other.candidate is None else layout_words.compact(other.candidate.plan)
+        value = layout_words.value_of(other.field, other.value)
+        rows.append((text(value), time, slower, text(layout), text(other.reason)))
     return Table(
         caption="The best layout with another value",
         columns=("Instead", "Time", "Slower by", "Best such layout", "Why"),
@@ -215,7 +257,7 @@ def _overtaken(item: Sensitivity, plan: Plan) -> str:
     told = []
     for factor, other in ((item.low, item.overtaken_low), (item.high, item.overtaken_high)):
         if other is not None:
-            told.append(f"× {factor:g}: {plan_words.difference(other, plan)}")
+            told.append(f"× {factor:g}: {layout_words.difference(other, plan)}")
     return "; ".join(told) or "stays the best"
 
 
@@ -282,30 +324,31 @@ def _columns(answer: PlanAnswer) -> tuple[_Column, ...]:
 
 
 def _reader(name: str) -> Callable[[Plan], object]:
-    return lambda plan: plan_words.value_text(getattr(plan, name))
+    return lambda plan: layout_words.value_text(getattr(plan, name))
 
 
 def _named(field: str) -> str:
-    names: Mapping[str, str] = {"gpus": "GPUs", "p2p": "Messages"}
-    words_of = field.replace("_", " ")
-    return names.get(field, words_of[0].upper() + words_of[1:])
+    name = layout_words.field_name(field)
+    return name[0].upper() + name[1:]
 
 
 def _value(column: _Column, plan: Plan, *, short: bool) -> Cell:
     value = column.value(plan)
     if short and column.field == "placement":
-        value = plan_words.place(plan)
+        value = layout_words.place(plan)
     if isinstance(value, int) and not isinstance(value, bool):
         return _number(value)
     return text(value)
 
 
-def _memory(answer: PlanAnswer, candidate: Candidate, *, short: bool) -> tuple[Cell, ...]:
-    """The peak with its share of the capacity; in short in GiB alone."""
+def _gib(candidate: Candidate) -> Cell:
     peak = candidate.peak_bytes
-    if short:
-        return (Cell(text=f"{peak / GIB:,.1f}", value=peak),)
-    return memory(peak), share(peak / answer.capacity_bytes)
+    return Cell(text=f"{peak / GIB:,.1f}", value=peak)
+
+
+def _tflops(candidate: Candidate) -> Cell:
+    rate = candidate.tflops_per_gpu
+    return Cell(text=words.significant(rate), value=rate)
 
 
 def _number(value: int) -> Cell:
@@ -323,10 +366,10 @@ def _days(candidate: Candidate) -> Cell:
     return Cell(text=words.significant(candidate.days, 3), value=candidate.days)
 
 
-def _dollars(candidate: Candidate) -> Cell:
-    return Cell(text=words.dollars(candidate.dollars), value=candidate.dollars)
-
-
-def instead(other: Alternative) -> str:
-    """An alternative's value with its dimension: `Tensor 4`, `Recomputation full`."""
-    return f"{_named(other.field)} {other.value}"
+def _dollars(candidate: Candidate, *, short: bool) -> Cell:
+    """The whole run's cost; in short as `$1.043M`."""
+    amount = candidate.dollars
+    told = words.dollars(amount)
+    if short and amount is not None and amount >= 1e6:
+        told = f"${amount / 1e6:,.3f}M"
+    return Cell(text=told, value=amount)

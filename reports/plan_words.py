@@ -4,101 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reports import words
+from reports import layout_words, words
 from reports.plan_answer import PlanAnswer
-from scenarios.schema import Plan
 from sim.planner.layouts.found import Alternative, Candidate, Space
 
-SCHEDULES = {"1f1b": "1F1B", "gpipe": "GPipe", "interleaved": "interleaved 1F1B"}
-SCHEDULES |= {"terapipe": "TeraPipe's order", "given": "given order"}
-RECOMPUTATION = {
-    "none": "no recomputation",
-    "selective": "selective recomputation",
-    "full": "full recomputation",
-}
-SHARDING = {"optimizer": "optimizer state sharded", "full": "fully sharded"}
 OBJECTIVES = {"time": "time", "cost": "cost", "gpus": "the fewest GPUs"}
-LISTED = (
-    *("tensor", "pipeline", "data", "micro_batch", "schedule", "chunks", "slices"),
-    *("recomputation", "recompute_every", "sequence_parallel", "sharding", "gradient_reduction"),
-    *("placement", "p2p"),
-)
-"""Fields of a plan that make a layout, in the order in which they are told."""
-
-
-def schedule_name(plan: Plan) -> str:
-    """The schedule as `pipetwin schedule show` takes it: `1f1b`, `interleaved:3`, `terapipe:4`."""
-    if plan.schedule == "interleaved":
-        return f"interleaved:{plan.chunks}"
-    return f"{plan.schedule}:{_slices(plan)}" if _slices(plan) > 1 else plan.schedule
-
-
-def layout(plan: Plan) -> str:
-    """A layout in words: degrees, microbatch, schedule, and what saves memory."""
-    parts = [f"tensor {plan.tensor} × pipeline {plan.pipeline} × data {plan.data}"]
-    parts.append(f"microbatch {plan.micro_batch}")
-    if plan.pipeline > 1:
-        name = SCHEDULES[plan.schedule]
-        if plan.schedule == "interleaved":
-            name += f" with {words.plural(plan.chunks, 'chunk')} a rank"
-        parts.append(name)
-    if _slices(plan) > 1:
-        parts.append(f"{_slices(plan)} token slices")
-    parts.append(RECOMPUTATION[plan.recomputation])
-    parts += ["sequence parallel"] * plan.sequence_parallel
-    if plan.sharding in SHARDING:
-        parts.append(SHARDING[plan.sharding])
-    if plan.gradient_reduction == "overlapped":
-        parts.append("reductions overlapped")
-    if plan.placement != "tensor-data-pipeline":
-        parts.append(f"placed {plan.placement}")
-    return ", ".join(parts)
-
-
-def compact(plan: Plan) -> str:
-    """A layout in a few letters: `t8 p4 d32 b2 interleaved:3 selective sp zero1`."""
-    parts = [f"t{plan.tensor}", f"p{plan.pipeline}", f"d{plan.data}", f"b{plan.micro_batch}"]
-    parts.append(schedule_name(plan))
-    if plan.recomputation != "none":
-        parts.append(plan.recomputation)
-    parts += ["sp"] * plan.sequence_parallel
-    parts += {"optimizer": ["zero1"], "full": ["zero3"]}.get(plan.sharding, [])
-    parts += ["overlapped"] * (plan.gradient_reduction == "overlapped")
-    if plan.placement != "tensor-data-pipeline":
-        parts.append(place(plan))
-    return " ".join(parts)
-
-
-def place(plan: Plan) -> str:
-    """A placement by its letters: `t-d-p`."""
-    return "-".join(axis[0] for axis in plan.placement.split("-"))
-
-
-COMPACT = (
-    "t, p, d: tensor, pipeline, data degree; b: microbatch; sp: sequence parallel; zero1, zero3: "
-    "optimizer state or all sharded; overlapped: reductions; t-p-d and so on: placement, innermost "
-    "first, where not t-d-p"
-)
-"""What the letters of `compact` mean."""
-
-
-def difference(plan: Plan, other: Plan) -> str:
-    """What a layout has otherwise than another: `tensor 4, micro_batch 2`."""
-    told = []
-    for name in LISTED:
-        value = getattr(plan, name)
-        if value != getattr(other, name):
-            told.append(f"{name.replace('_', ' ')} {value_text(value)}")
-    return ", ".join(told) or "the same layout"
-
-
-def value_text(value: object) -> str:
-    """A field's value as a plan has it in its file."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)
 
 
 def money(candidate: Candidate) -> str:
@@ -118,8 +28,8 @@ def verdict(answer: PlanAnswer) -> str:
         return _nothing(answer)
     best = found.best
     scenario = replace(found.scenario, plan=best.plan)
-    own = f"{layout(best.plan)}: {words.duration(best.iteration_ns)} an iteration (simulated)"
-    text = f"{words.subject(scenario)}: {own}{_gained(answer)}"
+    own = f"{words.duration(best.iteration_ns)} an iteration (simulated){_gained(answer)}"
+    text = f"{words.subject(scenario)}: {layout_words.layout(best.plan)}: {own}"
     if cost := money(best):
         text += f"; {cost} for the whole run"
     if found.objective == "gpus" or len(found.spaces) > 1 or found.deadline_days is not None:
@@ -156,7 +66,8 @@ def _chosen(answer: PlanAnswer) -> str:
         return f"{number} {device} are the fewest that do it in {limit}."
     what = {"time": "fastest", "cost": "cheapest"}[found.objective]
     within = f" within {limit}" if limit else ""
-    tried = " and ".join(words.count(space.num_devices) for space in found.spaces)
+    numbers = [words.count(space.num_devices) for space in found.spaces]
+    tried = " and ".join([", ".join(numbers[:-1]), numbers[-1]] if len(numbers) > 1 else numbers)
     of = f"Of {tried} {device}, {number} are" if len(found.spaces) > 1 else "This is"
     return f"{of} {what}{within}."
 
@@ -171,7 +82,9 @@ def _nothing(answer: PlanAnswer) -> str:
         return f"{text}."
     least = min(known, key=lambda s: s.smallest_peak_bytes or 0)
     peak = least.smallest_peak_bytes or 0
-    which = f" ({compact(least.smallest_plan)})" if least.smallest_plan is not None else ""
+    which = (
+        f" ({layout_words.compact(least.smallest_plan)})" if least.smallest_plan is not None else ""
+    )
     return (
         f"{text}: the one that needs least memory{which} peaks at {words.size(peak)} of "
         f"{words.size(capacity)}, {words.size(peak - capacity)} too much."
@@ -199,12 +112,12 @@ def searched(answer: PlanAnswer) -> str:
 
 def sizes(space: Space) -> str:
     """How many values each dimension has: `tensor 4, pipeline 12, ...`."""
-    return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in space.sizes.items())
+    return ", ".join(f"{layout_words.field_name(name)} {n}" for name, n in space.sizes.items())
 
 
 def why_not(other: Alternative) -> str:
     """One line on another value of one dimension."""
-    head = f"{other.field.replace('_', ' ')} {other.value}"
+    head = layout_words.instead(other)
     if other.slower is not None and other.candidate is not None:
         time = words.duration(other.candidate.iteration_ns)
         head += f": {words.percent(other.slower, signed=True)} ({time})"
@@ -216,7 +129,7 @@ def why_not(other: Alternative) -> str:
 def restrictions(answer: PlanAnswer) -> str:
     """What `--only` left of the space; empty where nothing was restricted."""
     told = [
-        f"{name.replace('_', ' ')} {' or '.join(value_text(v) for v in values)}"
+        f"{layout_words.field_name(name)} {' or '.join(layout_words.value_text(v) for v in values)}"
         for name, values in answer.only.items()
     ]
     return f"Only {'; '.join(told)}." if told else ""
@@ -264,9 +177,3 @@ def device_word(answer: PlanAnswer) -> str:
 def devices(answer: PlanAnswer, number: int) -> str:
     """So many devices: `1,024 GPUs`."""
     return words.plural(number, device_word(answer))
-
-
-def _slices(plan: Plan) -> int:
-    if isinstance(plan.slices, int):
-        return plan.slices
-    return len(plan.slices) if isinstance(plan.slices, tuple) else 1

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from reports import plan_tables, plan_words, words
+from reports import layout_words, plan_tables, plan_words, words
 from reports.console import console, plain_table, progress_done, show_json, wide
 from reports.plan_answer import PlanAnswer
 from reports.tables import Table
@@ -47,7 +47,7 @@ def show_plan(answer: PlanAnswer, *, as_json: bool) -> None:
 
 def _show_found(out: Console, answer: PlanAnswer) -> None:
     found = answer.found
-    best = plan_tables.ranked(answer, short=True)
+    best = plan_tables.ranked(answer)
     out.print()
     wide(out, _rich(best.table))
     if best.alike:
@@ -61,7 +61,7 @@ def _show_found(out: Console, answer: PlanAnswer) -> None:
         whole = plan_tables.front(answer, short=True)
         out.print(_rich(_first(whole, _FRONT)))
         _left(out, len(whole.rows) - _FRONT)
-        out.print(_plain(plan_words.COMPACT), style="dim")
+        out.print(_plain(layout_words.COMPACT), style="dim")
     if found.alternatives:
         _head(out, "why not")
         shown = list(nearest(found.alternatives, _PER_FIELD))
@@ -200,7 +200,7 @@ def layout_json(plan: Plan, more: Sequence[str] = ()) -> dict[str, Any]:
 
     more: other fields that were searched.
     """
-    named = dict.fromkeys((*plan_words.LISTED, *more))
+    named = dict.fromkeys((*layout_words.LISTED, *more))
     found = {name: getattr(plan, name) for name in named}
     return {**found, "microbatches": plan.num_microbatches, "global_batch": plan.num_sequences}
 

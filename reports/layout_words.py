@@ -1,0 +1,122 @@
+"""Words of a layout: a plan as people name it, in full, in a few letters, and field by field."""
+
+from __future__ import annotations
+
+from reports import words
+from scenarios.schema import Plan
+from sim.planner.layouts.found import Alternative
+
+SCHEDULES = {"1f1b": "1F1B", "gpipe": "GPipe", "interleaved": "interleaved 1F1B"}
+SCHEDULES |= {"terapipe": "TeraPipe's order", "given": "given order"}
+RECOMPUTATION = {
+    "none": "no recomputation",
+    "selective": "selective recomputation",
+    "full": "full recomputation",
+}
+SHARDING = {"optimizer": "optimizer state sharded", "full": "fully sharded"}
+_FIELDS = {"micro_batch": "microbatch", "gradient_reduction": "reductions"}
+_FIELDS |= {"p2p": "messages", "gpus": "GPUs"}
+LISTED = (
+    *("tensor", "pipeline", "data", "micro_batch", "schedule", "chunks", "slices"),
+    *("recomputation", "recompute_every", "sequence_parallel", "sharding", "gradient_reduction"),
+    *("placement", "p2p"),
+)
+"""Fields of a plan that make a layout, in the order in which they are told."""
+
+
+def schedule_name(plan: Plan) -> str:
+    """The schedule as `pipetwin schedule show` takes it: `1f1b`, `interleaved:3`, `terapipe:4`."""
+    if plan.schedule == "interleaved":
+        return f"interleaved:{plan.chunks}"
+    return f"{plan.schedule}:{num_slices(plan)}" if num_slices(plan) > 1 else plan.schedule
+
+
+def layout(plan: Plan) -> str:
+    """A layout in words: degrees, microbatch, schedule, and what saves memory."""
+    parts = [f"tensor {plan.tensor} × pipeline {plan.pipeline} × data {plan.data}"]
+    parts.append(f"microbatch {plan.micro_batch}")
+    if plan.pipeline > 1:
+        name = SCHEDULES[plan.schedule]
+        if plan.schedule == "interleaved":
+            name += f" with {words.plural(plan.chunks, 'chunk')} a rank"
+        parts.append(name)
+    if num_slices(plan) > 1:
+        parts.append(f"{num_slices(plan)} token slices")
+    parts.append(RECOMPUTATION[plan.recomputation])
+    parts += ["sequence parallel"] * plan.sequence_parallel
+    if plan.sharding in SHARDING:
+        parts.append(SHARDING[plan.sharding])
+    if plan.gradient_reduction == "overlapped":
+        parts.append("reductions overlapped")
+    if plan.placement != "tensor-data-pipeline":
+        parts.append(f"placed {plan.placement}")
+    return ", ".join(parts)
+
+
+def compact(plan: Plan) -> str:
+    """A layout in a few letters: `t8 p4 d32 b2 interleaved:3 selective sp zero1`."""
+    parts = [f"t{plan.tensor}", f"p{plan.pipeline}", f"d{plan.data}", f"b{plan.micro_batch}"]
+    parts.append(schedule_name(plan))
+    if plan.recomputation != "none":
+        parts.append(plan.recomputation)
+    parts += ["sp"] * plan.sequence_parallel
+    parts += {"optimizer": ["zero1"], "full": ["zero3"]}.get(plan.sharding, [])
+    parts += ["overlapped"] * (plan.gradient_reduction == "overlapped")
+    if plan.placement != "tensor-data-pipeline":
+        parts.append(place(plan))
+    return " ".join(parts)
+
+
+def place(plan: Plan) -> str:
+    """A placement by its letters: `t-d-p`."""
+    return "-".join(axis[0] for axis in plan.placement.split("-"))
+
+
+COMPACT = (
+    "t, p, d: tensor, pipeline, data degree; b: microbatch; sp: sequence parallel; zero1, zero3: "
+    "optimizer state or all sharded; overlapped: reductions; t-p-d and so on: placement, innermost "
+    "first, where not t-d-p"
+)
+"""What the letters of `compact` mean."""
+
+
+def field_name(field: str) -> str:
+    """What a field of a plan is called: `microbatch`, `reductions`."""
+    return _FIELDS.get(field, field.replace("_", " "))
+
+
+def instead(other: Alternative) -> str:
+    """An alternative's value with its dimension: `tensor 4`, `recomputation full`."""
+    return f"{field_name(other.field)} {value_of(other.field, other.value)}"
+
+
+def difference(plan: Plan, other: Plan) -> str:
+    """What a layout has otherwise than another: `tensor 4, microbatch 2`."""
+    told = []
+    for name in LISTED:
+        value = getattr(plan, name)
+        if value != getattr(other, name):
+            told.append(f"{field_name(name)} {value_text(value)}")
+    return ", ".join(told) or "the same layout"
+
+
+def value_text(value: object) -> str:
+    """A field's value as a plan has it in its file."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def value_of(field: str, value: str) -> str:
+    """A value as a plan has it, in words: slices of `null` are `whole`, `false` is `no`."""
+    if value == "null":
+        return "whole" if field == "slices" else "none"
+    return {"true": "yes", "false": "no"}.get(value, value)
+
+
+def num_slices(plan: Plan) -> int:
+    if isinstance(plan.slices, int):
+        return plan.slices
+    return len(plan.slices) if isinstance(plan.slices, tuple) else 1
