@@ -3,95 +3,96 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
-from sim.planner.layouts.bound_kernels import BLOCKING, EXCHANGE, I64, OVERLAPPED, Sizes, Times
+from sim.planner.layouts.bound_kernels import (
+    BLOCKING,
+    EXCHANGE,
+    I64,
+    OVERLAPPED,
+    Route,
+    Sent,
+    Sizes,
+    bound,
+)
 from sim.planner.layouts.costs import LayoutCosts
 from sim.schedule.shape import Shape, ShapeSchedule
 
 MOST_PASSES = 1_000
-"""Passes that the path goes through at most where there are more."""
+"""Passes of all ranks that the path goes through, about, where there are more."""
 _MODES = {"overlapped": OVERLAPPED, "blocking": BLOCKING, "exchange": EXCHANGE}
 
 
 def bound_ns(shape: Shape, costs: LayoutCosts) -> int:
     """No engine that keeps the rules ends a layout's program earlier."""
-    from sim.planner.layouts import bound_kernels as kernels
-
     p, v, n = shape.num_ranks, shape.num_chunks, shape.num_slices
     passes, messages, flush = costs.passes, costs.messages, costs.flush
-    content = costs.cut.content.reshape(v, p).T
-    if v > 1:
-        forward, backward = passes.forward_ns[content, 0], passes.backward_ns[content, 0]
-    else:
-        forward, backward = passes.forward_ns[content[:, 0]], passes.backward_ns[content[:, 0]]
-    plan = _plan(shape.schedule, p, v, n, shape.num_microbatches)
-    times = Times(
-        forward,
-        backward,
-        messages.occupancy_ns,
-        messages.latency_ns,
-        messages.shares,
-        messages.post_ns,
-        messages.unpack_ns,
-        costs.exchange_ns,
-    )
-    sizes = Sizes(p, v, max(v, n), p * v if v > 1 else n, shape.num_passes, _MODES[shape.mode])
-    alike = (forward == forward[:, :1]).all(axis=1) & (backward == backward[:, :1]).all(axis=1)
-    if v > 1:
-        alike[0] = alike[-1] = False
-    elif n > 1:
-        alike[:] = False
-    ends = np.zeros((p, v), np.int64)
-    kernels.path(sizes, times, plan.warm_ups, alike, plan.forwards, plan.backwards, ends)
+    mode = _MODES[shape.mode]
     posted = np.zeros(p, np.int64)
     if p > 1:
         posted[1:] = messages.post_ns[0]
-        if shape.mode != "overlapped":
-            posted[1:] += messages.occupancy_ns[1, 1:, 0] + messages.latency_ns[1, 1:]
-            posted[1:] += costs.exchange_ns
-    program = shape.flush
-    return int(
-        kernels.finish(
-            ends,
-            posted,
-            flush.reduce_ns[content],
-            flush.hidden_ns[content],
-            flush.gather_ns[content],
-            flush.optimizer_ns[costs.cut.kind_of],
-            program.overlapped,
-            flush.tied_ns if program.reduce_tied else -1,
-            flush.norm_ns if program.norm else -1,
-        )
+        if mode != OVERLAPPED:
+            posted[1:] += messages.occupancy_ns[1, 1:, 0]
+            posted[1:] += messages.latency_ns[1, 1:] + costs.exchange_ns
+    after = shape.flush
+    return bound(
+        Sizes(p, v, max(v, n), p * v if v > 1 else n, shape.num_passes, mode),
+        passes.by_rank_ns,
+        Sent(
+            messages.occupancy_ns,
+            messages.latency_ns,
+            messages.shares,
+            messages.post_ns,
+            messages.unpack_ns,
+            costs.exchange_ns,
+        ),
+        _route(shape.schedule, p, v, n, shape.num_microbatches, mode == OVERLAPPED),
+        passes.alike,
+        posted,
+        flush.by_rank_ns,
+        flush.optimizer_ns,
+        after.overlapped,
+        flush.tied_ns if after.reduce_tied else -1,
+        flush.norm_ns if after.norm else -1,
     )
-
-
-class _Passes(NamedTuple):
-    """Which passes the path goes through."""
-
-    warm_ups: I64
-    forwards: I64
-    backwards: I64
 
 
 @lru_cache(maxsize=4096)
-def _plan(schedule: ShapeSchedule, p: int, v: int, n: int, m: int) -> _Passes:
+def _route(schedule: ShapeSchedule, p: int, v: int, n: int, m: int, overlapped: bool) -> Route:
     shape = Shape(schedule=schedule, num_ranks=p, num_microbatches=m, num_chunks=v, num_slices=n)
     total = shape.num_passes
-    # One pass and its backward pass at the end are the same as none.
+    # One forward pass and the first backward one at the end are no pair: all passes of one
+    # direction come first.
     warm_ups = [total if w == total - 1 else w for w in shape.warm_ups]
-    numbers = np.arange(total)
-    forwards = backwards = numbers
+    forwards = backwards = np.arange(total)
     if 2 * total * p > MOST_PASSES:
-        forwards, backwards = _some(p, v, n, m)
-    return _Passes(
-        np.array(warm_ups, np.int64), forwards.astype(np.int64), backwards.astype(np.int64)
+        forwards, backwards = _some(p, v, n, m, overlapped)
+    most = max(len(forwards), len(backwards))
+    kinds, turns = np.zeros((2, most), np.int64), np.full((2, most), -1, np.int64)
+    for row, numbers in enumerate((forwards, backwards)):
+        kinds[row, : len(numbers)] = _types(numbers, row, p, v, n)
+        if v > 1:
+            place = np.searchsorted(numbers, numbers - p)
+            turns[row, : len(numbers)] = np.where(numbers[place] == numbers - p, place, -1)
+    all_numbers = np.arange(2 * (p * v if v > 1 else n) + 2)
+    return Route(
+        warm_ups=np.array(warm_ups, np.int64),
+        forwards=forwards.astype(np.int64),
+        backwards=backwards.astype(np.int64),
+        kinds=kinds,
+        turns=turns,
+        types=np.stack([_types(all_numbers, row, p, v, n) for row in range(2)]).astype(np.int64),
     )
 
 
-def _some(p: int, v: int, n: int, m: int) -> tuple[I64, I64]:
+def _types(numbers: I64, row: int, p: int, v: int, n: int) -> I64:
+    """The chunk or slice of each pass of a row."""
+    found = numbers % (p * v) // p if v > 1 else numbers % n
+    return max(v, n) - 1 - found if row else found
+
+
+def _some(p: int, v: int, n: int, m: int, overlapped: bool) -> tuple[I64, I64]:
     """Numbers of the passes at the beginning and at the end, and some between."""
     total = m * v * n
     numbers = np.arange(total)
@@ -101,6 +102,8 @@ def _some(p: int, v: int, n: int, m: int) -> tuple[I64, I64]:
         return numbers[taken], numbers[taken]
     pieces = np.unique(np.linspace(0, n - 1, min(n, 4)).astype(np.int64))
     ends = np.isin(numbers, pieces) | np.isin(total - 1 - numbers, pieces)
+    if not overlapped:
+        return numbers[ends], numbers[ends]
     # The longest way to and fro between two ranks comes back to a rank p passes later.
     step = p * max(1, -(-2 * total // MOST_PASSES))
     return (

@@ -77,10 +77,17 @@ _flush_fields = attrgetter(
 
 
 class Passes(NamedTuple):
-    """Of each content and slice its passes: (num_contents, num_slices) each."""
+    """Of each content and slice its passes: (num_contents, num_slices) each.
+
+    by_rank_ns: the same, (2, num_ranks, num_types), [0] forward and [1] backward, of the chunks, or
+    else the slices, of each rank. alike: (num_ranks,): whether these are all the same and have the
+    same messages.
+    """
 
     forward_ns: I64
     backward_ns: I64
+    by_rank_ns: I64
+    alike: NDArray[np.bool_]
 
 
 class Messages(NamedTuple):
@@ -105,12 +112,15 @@ class Messages(NamedTuple):
 
 
 class FlushCosts(NamedTuple):
-    """What follows the passes: reduce_ns, hidden_ns and gather_ns by content, optimizer_ns by kind
-    of rank, of what the plan has no use for 0."""
+    """What follows the passes, of what the plan has no use for 0.
 
-    reduce_ns: I64
-    hidden_ns: I64
-    gather_ns: I64
+    stage_ns: (3, num_stages), what a stage's reduction takes, how much of it may be hidden, and
+    what gathering its weights takes; by_rank_ns: the same, (3, num_ranks, num_chunks).
+    optimizer_ns: (num_ranks,).
+    """
+
+    stage_ns: I64
+    by_rank_ns: I64
     optimizer_ns: I64
     tied_ns: int
     norm_ns: int
@@ -233,7 +243,7 @@ class CostBook:
                 else:
                     both = self._once(key, partial(_pass, part, own, loading if j == 0 else 0.0))
                 found[0, c, j], found[1, c, j] = both
-        return Passes(found[0], found[1])
+        return _passes(found, cut)
 
     def _messages(self, plan: Plan, where: Placed) -> Messages:
         group, p = plan.groups[0], plan.pipeline
@@ -282,25 +292,26 @@ class CostBook:
 
     def _flush(self, plan: Plan, part_key: Hashable, cut: Cut) -> FlushCosts:
         setup, flush = self._setup(plan), flush_of(scenario_with(self.scenario, plan))
-        reduce, hidden, gather = np.zeros((3, len(cut.parts)), np.int64)
+        found = np.zeros((3, len(cut.parts)), np.int64)
         for c, part in enumerate(cut.parts):
             if flush.reduce_gradients:
                 # The last backward pass is of slice 0.
                 times = self._part_times(plan, part_key)[0]
                 cost = gradient_reduction(setup, part, times)
-                reduce[c], hidden[c] = cost.duration_ns, cost.hidden_ns
+                found[:2, c] = cost.duration_ns, cost.hidden_ns
             if flush.gather_weights:
-                gather[c] = _rounded(weight_gather(setup, stage_parameters(part, setup.scenario)))
+                count = stage_parameters(part, setup.scenario)
+                found[2, c] = _rounded(weight_gather(setup, count))
         ranks = [[cut.parts[c] for c in kind] for kind in cut.held]
         most = max(rank_parameters(own, setup.scenario) for own in ranks)
         ends = (0, plan.pipeline - 1) if plan.pipeline > 1 else ()
         tied, norm = flush.reduce_tied, flush.norm
         steps = [_rounded(optimizer_parts(setup, self.profile, own)) for own in ranks]
+        by_stage = found[:, cut.content]
         return FlushCosts(
-            reduce_ns=reduce,
-            hidden_ns=hidden,
-            gather_ns=gather,
-            optimizer_ns=np.array(steps, np.int64),
+            stage_ns=by_stage,
+            by_rank_ns=_by_rank(by_stage, plan.pipeline),
+            optimizer_ns=np.array(steps, np.int64)[cut.kind_of],
             tied_ns=_rounded(tied_parts(setup, self.profile, ends)) if tied else 0,
             norm_ns=_rounded(gradient_norm(setup, most)) if norm else 0,
         )
@@ -312,6 +323,23 @@ class _Groups(NamedTuple):
     tensor: Group
     data: Group
     tied: Group | None
+
+
+def _passes(found: I64, cut: Cut) -> Passes:
+    p = len(cut.kind_of)
+    v, n = len(cut.content) // p, found.shape[2]
+    by_stage = found[:, cut.content]
+    by_rank = _by_rank(by_stage[:, :, 0], p) if v > 1 else np.ascontiguousarray(by_stage)
+    alike = (by_rank == by_rank[:, :, :1]).all(axis=(0, 2)) & (n == 1)
+    if v > 1:
+        alike[0] = alike[-1] = False
+    return Passes(forward_ns=found[0], backward_ns=found[1], by_rank_ns=by_rank, alike=alike)
+
+
+def _by_rank(by_stage: I64, num_ranks: int) -> I64:
+    """(rows, stages) as (rows, ranks, chunks)."""
+    rows = by_stage.reshape(len(by_stage), -1, num_ranks)
+    return np.ascontiguousarray(rows.transpose(0, 2, 1))
 
 
 def _pass(part: StagePart, times: PartTimes, loading_ns: float) -> tuple[int, int]:

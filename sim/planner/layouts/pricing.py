@@ -60,13 +60,13 @@ def priced(encoded: Encoded, costs: LayoutCosts) -> Prices:
     times[2], times[4] = messages.post_ns, messages.post_ns
     times[3], times[5] = messages.unpack_ns, messages.unpack_ns
     times[6] = costs.exchange_ns
-    times[7, :, 0], times[8, :, 0] = flush.reduce_ns[content], flush.gather_ns[content]
-    times[9, :num_ranks, 0] = flush.optimizer_ns[cut.kind_of]
+    times[7, :, 0], times[8, :, 0] = flush.stage_ns[0], flush.stage_ns[2]
+    times[9, :num_ranks, 0] = flush.optimizer_ns
     times[10], times[11] = flush.tied_ns, flush.norm_ns
     duration = times.ravel()[where.slot]
     hidden = np.zeros(len(duration), np.int64)
     reduces = where.hidden >= 0
-    hidden[reduces] = flush.hidden_ns[content[where.hidden[reduces]]]
+    hidden[reduces] = flush.stage_ns[1, where.hidden[reduces]]
     first, message = messages.first_link, where.message
     count = first[message + 1] - first[message]
     first_link = np.zeros(len(message) + 1, np.int64)
