@@ -78,16 +78,21 @@ class Area:
 
     def surveyed(self, above: int, upto: int) -> list[Survey]:
         """The surveys of all rooms, in their order, of a window of memory."""
-        # Small microbatches first: their rooms have most that fits, and so take longest.
-        numbers = sorted(
-            range(len(self.space.rooms)), key=lambda i: self.space.rooms[i].micro_batch
-        )
-        calls = [("survey", (self.num_devices, number, above, upto)) for number in numbers]
+        # Rooms of one tensor degree and microbatch share their layers' times: a task. The smallest
+        # microbatches, of which most fits, come first, so that no long task is left for the end.
+        tasks: dict[tuple[int, int], list[int]] = {}
+        for number, room in enumerate(self.space.rooms):
+            tasks.setdefault((room.micro_batch, room.tensor), []).append(number)
+        calls = [
+            ("surveys", (self.num_devices, numbers, above, upto))
+            for _, numbers in sorted(tasks.items())
+        ]
         found: list[Survey] = []
         counted = over = 0
-        for _, survey in self.workers.run(calls):
-            found.append(survey)
-            counted, over = counted + survey.counted, over + survey.over_memory
+        for _, surveys in self.workers.run(calls):
+            found += surveys
+            counted += sum(survey.counted for survey in surveys)
+            over += sum(survey.over_memory for survey in surveys)
             if not above:
                 self.tell("counting", over, counted)
         return sorted(found, key=lambda survey: survey.room)

@@ -100,6 +100,12 @@ class Desk:
         cell = self.cells(num_devices, place.room)[place.cell]
         return self.space(num_devices).plan(cell, cell.spreads[place.spread])
 
+    def surveys(
+        self, num_devices: int, rooms: Sequence[int], above: int, upto: int
+    ) -> list[Survey]:
+        """Survey several rooms in a row."""
+        return [self.survey(num_devices, room, above, upto) for room in rooms]
+
     def survey(self, num_devices: int, room: int, above: int, upto: int) -> Survey:
         """Count a room's candidates, and bound those whose peak is over `above` and not over
         `upto` bytes."""

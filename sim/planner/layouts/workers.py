@@ -7,6 +7,7 @@ started anew for a search and gone with it, also where it is interrupted.
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from types import TracebackType
@@ -14,13 +15,14 @@ from typing import Any
 
 from sim.planner.layouts.desk import Desk
 
-_IDLE_S = 60
+_IDLE_S = 120
 """After which a process without work ends by itself: one that lost its master does not linger."""
 
 Call = tuple[str, tuple[Any, ...]]
 """A method of a desk and its arguments."""
 
 _desk: Desk | None = None
+_wrong: Exception | None = None
 
 
 class Workers:
@@ -69,6 +71,8 @@ class Workers:
         if self._executor is None:
             from joblib.externals.loky import ProcessPoolExecutor
 
+            # A process that has grown is replaced, with the caches that it has grown by.
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
             desk = self.desk
             self._executor = ProcessPoolExecutor(
                 max_workers=self.jobs,
@@ -80,13 +84,22 @@ class Workers:
 
 
 def _open(*arguments: Any) -> None:
-    """Open a process's desk. Ctrl-C goes to all processes of a terminal: the master ends these."""
-    global _desk
+    """Open a process's desk. Ctrl-C goes to all processes of a terminal: the master ends these.
+
+    What goes wrong is kept for the first call to raise: a process that ends as it starts would be
+    replaced by another.
+    """
+    global _desk, _wrong
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _desk = Desk(*arguments)
+    try:
+        _desk = Desk(*arguments)
+    except Exception as error:
+        _wrong = error
 
 
 def _at_desk(name: str, arguments: tuple[Any, ...]) -> Any:
+    if _wrong is not None:
+        raise _wrong
     assert _desk is not None, "a process starts by opening its desk"
     return getattr(_desk, name)(*arguments)
 
