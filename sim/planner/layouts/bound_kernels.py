@@ -68,7 +68,8 @@ class Times(NamedTuple):
 
     takes: a pass, with the unpacking right before it where messages overlap with passes. sends: the
     message that it makes on its way; receives: the one that it needs; -1 where there is none.
-    post, unpack: (num_types,).
+    post, unpack: (num_types,). both: (2, num_ranks): what a rank's messages out, and in, take
+    together where they share a link, else -1. step: what its host takes over a step of messages.
     """
 
     takes: I64
@@ -76,6 +77,8 @@ class Times(NamedTuple):
     receives: I64
     post: I64
     unpack: I64
+    both: I64
+    step: int
 
 
 @compiled
@@ -110,114 +113,141 @@ def times_of(sizes: Sizes, passes: I64, sent: Sent) -> Times:
                 for row in range(2):
                     if receives[row, rank, kind] >= 0:
                         takes[row, rank, kind] += unpack[kind]
-    return Times(takes, sends, receives, post, unpack)
+    both = np.full((2, p), -1, np.int64)
+    for rank in range(p):
+        before, after = (rank - 1) % p, (rank + 1) % p
+        if sent.shares[0, rank]:
+            took = sent.occupancy[0, rank, 0] + sent.occupancy[1, rank, 0]
+            both[0, rank] = took + min(sent.latency[0, rank], sent.latency[1, rank])
+        if sent.shares[1, rank]:
+            took = sent.occupancy[0, before, 0] + sent.occupancy[1, after, 0]
+            both[1, rank] = took + min(sent.latency[0, before], sent.latency[1, after])
+    return Times(takes, sends, receives, post, unpack, both, sent.exchange)
 
 
 @compiled
-def gap_ns(
-    rank: int,
-    was_back: int,
-    before: int,
-    is_back: int,
-    after: int,
-    sizes: Sizes,
-    times: Times,
-    sent: Sent,
-) -> int:
+def gap_ns(post: int, out: int, into: int, unpack: int, turns: bool, mode: int, step: int) -> int:
     """What a rank takes at least between two passes, one right after the other: posting what the
-    first made; where messages block, its steps of messages whole."""
-    out = times.sends[was_back, rank, before]
-    post = times.post[before] if out >= 0 else 0
-    if sizes.mode == OVERLAPPED:
-        return int(post)
-    into = times.receives[is_back, rank, after]
+    first made; where messages block, its steps of messages whole.
+
+    out, into: the messages' times on their way, -1 for none. turns: whether one pass is forward and
+    one backward, so that both messages have the same peer. step: what the host takes over one.
+    """
+    if mode == OVERLAPPED:
+        return post if out >= 0 else 0
     if out < 0 and into < 0:
         return 0
-    if into >= 0:
-        into += times.unpack[after]
-    if sizes.mode == EXCHANGE or was_back != is_back or out < 0 or into < 0:
-        return int(post + max(out, into) + sent.exchange)
-    return int(post + out + into + 2 * sent.exchange)
+    took = post + out if out >= 0 else 0
+    if into < 0:
+        return took + step
+    received = into + unpack
+    if out < 0:
+        return received + step
+    if turns or mode == EXCHANGE:
+        return post + max(out, received) + step
+    return took + received + 2 * step
 
 
 @compiled
 def slot_gap_ns(
-    rank: int,
-    out_forward: int,
-    out_back: int,
-    in_forward: int,
-    in_back: int,
-    times: Times,
-    sent: Sent,
+    outs: tuple[int, int, int], ins: tuple[int, int, int], post: int, unpack: int, step: int
 ) -> int:
-    """What a rank takes at least between two slots: all messages of both in one step. The types of
-    the passes that may send and receive them; -1 for none."""
-    first = times.sends[0, rank, out_forward] if out_forward >= 0 else -1
-    second = times.sends[1, rank, out_back] if out_back >= 0 else -1
-    third = times.receives[0, rank, in_forward] if in_forward >= 0 else -1
-    fourth = times.receives[1, rank, in_back] if in_back >= 0 else -1
-    if max(max(first, second), max(third, fourth)) < 0:
+    """What a rank takes at least between two slots: all messages of both in one step.
+
+    outs, ins: the times on its way of the message onward and of the one back, -1 for none, and what
+    both take together where they share a link, else -1.
+    """
+    first, second, both_out = outs
+    third, fourth, both_in = ins
+    if first < 0 and second < 0 and third < 0 and fourth < 0:
         return 0
-    post, unpack = sent.post[0], sent.unpack[0]
-    posted = post * ((first >= 0) + (second >= 0))
-    unpacked = unpack * ((third >= 0) + (fourth >= 0))
-    took = posted + unpacked
-    p = times.takes.shape[1]
-    before, after = (rank - 1) % p, (rank + 1) % p
+    posted = post * (int(first >= 0) + int(second >= 0))
+    took = posted
     if first >= 0:
         took = max(took, post + first)
     if second >= 0:
         took = max(took, posted + second)
-    if first >= 0 and second >= 0 and sent.shares[0, rank]:
-        both = sent.occupancy[0, rank, 0] + sent.occupancy[1, rank, 0]
-        took = max(took, post + both + min(sent.latency[0, rank], sent.latency[1, rank]))
+        if first >= 0 and both_out >= 0:
+            took = max(took, post + both_out)
     if third >= 0:
-        took = max(took, posted + third + unpacked)
+        took = max(took, posted + third + unpack * (1 + int(fourth >= 0)))
     if fourth >= 0:
         took = max(took, posted + fourth + unpack)
-    if third >= 0 and fourth >= 0 and sent.shares[1, rank]:
-        both = sent.occupancy[0, before, 0] + sent.occupancy[1, after, 0]
-        least = min(sent.latency[0, before], sent.latency[1, after])
-        took = max(took, posted + both + least + unpack)
-    return int(took + sent.exchange)
+        if third >= 0 and both_in >= 0:
+            took = max(took, posted + both_in + unpack)
+    return took + step
+
+
+@compiled
+def gap_of(rank: int, was: int, before: int, then: int, after: int, mode: int, times: Times) -> int:
+    """`gap_ns` between a pass of row `was` and type `before` and one of `then` and `after`."""
+    return gap_ns(
+        times.post[before],
+        times.sends[was, rank, before],
+        times.receives[then, rank, after],
+        times.unpack[after],
+        was != then,
+        mode,
+        times.step,
+    )
+
+
+@compiled
+def slot_gap_of(rank: int, outs: tuple[int, int], ins: tuple[int, int], times: Times) -> int:
+    """`slot_gap_ns` where passes of the types `outs` lie before and of `ins` after, forward and
+    backward each; -1 for none."""
+    f, b = outs
+    first = times.sends[0, rank, f] if f >= 0 else -1
+    second = times.sends[1, rank, b] if b >= 0 else -1
+    f, b = ins
+    third = times.receives[0, rank, f] if f >= 0 else -1
+    fourth = times.receives[1, rank, b] if b >= 0 else -1
+    both = times.both
+    return slot_gap_ns(
+        (first, second, both[0, rank]),
+        (third, fourth, both[1, rank]),
+        times.post[0],
+        times.unpack[0],
+        times.step,
+    )
 
 
 @compiled
 def lay_out(
-    rank: int,
-    period: int,
-    sizes: Sizes,
-    times: Times,
-    sent: Sent,
-    route: Route,
-    sums: I64,
+    rank: int, period: int, sizes: Sizes, times: Times, types: I64, shift: int, sums: I64
 ) -> None:
     """What a rank takes for so many passes to warm up, steady pairs, and passes at the end: sums,
     (3, period + 1), written.
 
-    period: of this rank: 1 where all its types are alike.
+    period: of this rank: 1 where all its types are alike. shift: its passes to warm up, modulo
+    `sizes.period`.
     """
-    slotted = sizes.num_chunks > 1 and sizes.mode != OVERLAPPED
-    forward, back, takes = route.types[0], route.types[1], times.takes
-    shift = route.warm_ups[rank] % sizes.period
-    sums[:, 0] = 0
+    mode, step, both = sizes.mode, times.step, times.both
+    slotted = sizes.num_chunks > 1 and mode != OVERLAPPED
+    post, unpack = times.post, times.unpack
+    out_f, out_b = times.sends[0, rank], times.sends[1, rank]
+    in_f, in_b = times.receives[0, rank], times.receives[1, rank]
+    takes_f, takes_b = times.takes[0, rank], times.takes[1, rank]
+    both_out, both_in = both[0, rank], both[1, rank]
+    sums[0, 0] = sums[1, 0] = sums[2, 0] = 0
     for x in range(period):
-        here, after = forward[x], forward[x + 1]
-        last, next_back = back[x], back[x + 1]
-        paired, later = forward[shift + x], forward[shift + x + 1]
-        own = takes[0, rank, paired] + takes[1, rank, last]
+        here, after = types[0, x], types[0, x + 1]
+        last, then = types[1, x], types[1, x + 1]
+        pair, later = types[0, shift + x], types[0, shift + x + 1]
         if slotted:
-            warm = slot_gap_ns(rank, here, -1, after, -1, times, sent)
-            cool = slot_gap_ns(rank, -1, last, -1, next_back, times, sent)
-            steady = slot_gap_ns(rank, paired, last, later, next_back, times, sent)
+            a, b = post[0], unpack[0]
+            warm = slot_gap_ns((out_f[here], -1, -1), (in_f[after], -1, -1), a, b, step)
+            cool = slot_gap_ns((-1, out_b[last], -1), (-1, in_b[then], -1), a, b, step)
+            outs = (out_f[pair], out_b[last], both_out)
+            steady = slot_gap_ns(outs, (in_f[later], in_b[then], both_in), a, b, step)
         else:
-            warm = gap_ns(rank, 0, here, 0, after, sizes, times, sent)
-            cool = gap_ns(rank, 1, last, 1, next_back, sizes, times, sent)
-            steady = gap_ns(rank, 0, paired, 1, last, sizes, times, sent)
-            steady += gap_ns(rank, 1, last, 0, later, sizes, times, sent)
-        sums[0, x + 1] = sums[0, x] + takes[0, rank, here] + warm
-        sums[1, x + 1] = sums[1, x] + own + steady
-        sums[2, x + 1] = sums[2, x] + takes[1, rank, last] + cool
+            warm = gap_ns(post[here], out_f[here], in_f[after], unpack[after], False, mode, step)
+            cool = gap_ns(post[last], out_b[last], in_b[then], unpack[then], False, mode, step)
+            steady = gap_ns(post[pair], out_f[pair], in_b[last], unpack[last], True, mode, step)
+            steady += gap_ns(post[last], out_b[last], in_f[later], unpack[later], True, mode, step)
+        sums[0, x + 1] = sums[0, x] + takes_f[here] + warm
+        sums[1, x + 1] = sums[1, x] + takes_f[pair] + takes_b[last] + steady
+        sums[2, x + 1] = sums[2, x] + takes_b[last] + cool
 
 
 @compiled
@@ -232,19 +262,18 @@ def sum_to(number: int, period: int, sums: I64) -> int:
 @compiled
 def begins(
     rank: int,
+    warm_up: int,
     period: int,
     sizes: Sizes,
     times: Times,
-    sent: Sent,
     route: Route,
+    sums: I64,
     found: I64,
 ) -> None:
     """When a rank that never waited would begin each pass, or the slot that it is in: found, (2,
-    at least as many as passes), written; period: see `lay_out`."""
-    forwards, backwards, warm_up = route.forwards, route.backwards, route.warm_ups[rank]
-    slotted = sizes.num_chunks > 1 and sizes.mode != OVERLAPPED
-    sums = np.empty((3, period + 1), np.int64)
-    lay_out(rank, period, sizes, times, sent, route, sums)
+    at least as many as passes), written; sums: as of `lay_out`."""
+    forwards, backwards, mode = route.forwards, route.backwards, sizes.mode
+    slotted = sizes.num_chunks > 1 and mode != OVERLAPPED
     total, pairs = sizes.num_passes, sizes.num_passes - warm_up
     warm = sum_to(warm_up, period, sums[0])
     steady = sum_to(pairs, period, sums[1])
@@ -253,19 +282,19 @@ def begins(
     following = type_of(total, False, sizes)
     if not pairs:
         if slotted:
-            warm -= slot_gap_ns(rank, last, -1, following, -1, times, sent)
-            warm += slot_gap_ns(rank, last, -1, -1, first, times, sent)
+            warm -= slot_gap_of(rank, (last, -1), (following, -1), times)
+            warm += slot_gap_of(rank, (last, -1), (-1, first), times)
         else:
-            warm -= gap_ns(rank, 0, last, 0, following, sizes, times, sent)
-            warm += gap_ns(rank, 0, last, 1, first, sizes, times, sent)
+            warm -= gap_of(rank, 0, last, 0, following, mode, times)
+            warm += gap_of(rank, 0, last, 1, first, mode, times)
     elif warm_up:
         back = type_of(pairs - 1, True, sizes)
         if slotted:
-            steady -= slot_gap_ns(rank, last, back, following, first, times, sent)
-            steady += slot_gap_ns(rank, last, back, -1, first, times, sent)
+            steady -= slot_gap_of(rank, (last, back), (following, first), times)
+            steady += slot_gap_of(rank, (last, back), (-1, first), times)
         else:
-            steady -= gap_ns(rank, 1, back, 0, following, sizes, times, sent)
-            steady += gap_ns(rank, 1, back, 1, first, sizes, times, sent)
+            steady -= gap_of(rank, 1, back, 0, following, mode, times)
+            steady += gap_of(rank, 1, back, 1, first, mode, times)
     for i in range(len(forwards)):
         k = forwards[i]
         if k < warm_up:
@@ -282,7 +311,7 @@ def begins(
         if not slotted:
             ahead, kind = type_of(warm_up + k, False, sizes), type_of(k, True, sizes)
             found[1, i] += times.takes[0, rank, ahead]
-            found[1, i] += gap_ns(rank, 0, ahead, 1, kind, sizes, times, sent)
+            found[1, i] += gap_of(rank, 0, ahead, 1, kind, mode, times)
 
 
 @compiled
@@ -308,9 +337,12 @@ def path(
     num_f, num_b = len(forwards), len(backwards)
     most = kinds.shape[1]
     begin = np.empty((p, 2, most), np.int64)
+    sums = np.empty((3, sizes.period + 1), np.int64)
     for rank in range(p):
         period = 1 if alike[rank] else sizes.period
-        begins(rank, period, sizes, times, sent, route, begin[rank])
+        w = route.warm_ups[rank]
+        lay_out(rank, period, sizes, times, route.types, w % sizes.period, sums)
+        begins(rank, w, period, sizes, times, route, sums, begin[rank])
     # Between a pass, or the slot it is in, and the one that has its message.
     around = times.post.copy()
     if not overlapped:
