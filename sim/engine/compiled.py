@@ -21,7 +21,7 @@ from sim.cost.costs import Costs
 from sim.engine.deadlock import Deadlock
 from sim.engine.encoded import NOTHING, Encoded, Evaluation, Op, Prices
 from sim.engine.encoding import beyond, encode, price
-from sim.engine.kernels import UNKNOWN, uncontended, walk
+from sim.engine.kernels import uncontended, walk
 from sim.engine.tape import Tape, played, rank_of_ops, recorded
 from sim.schedule.actions import Action, Kind
 from sim.schedule.checks import Waiting
@@ -100,6 +100,10 @@ class _Facts:
         self._ops = np.bincount(used, minlength=len(encoded.slots)).astype(float)
         count = np.bincount(encoded.transfer_slot, minlength=len(encoded.transfer_slots))
         self._messages = count.astype(float)
+        self.sender = np.zeros(len(encoded.transfer_slots), np.int32)
+        self.sender[encoded.transfer_slot] = encoded.sender
+        self.receiver = np.zeros(len(encoded.transfer_slots), np.int32)
+        self.receiver[encoded.transfer_slot] = encoded.receiver
         self._contention: OrderedDict[bytes, _Contention] = OrderedDict()
 
     @property
@@ -177,8 +181,8 @@ class _Walk:
             encoded.op,
             encoded.slot,
             encoded.about,
-            encoded.sender,
-            encoded.receiver,
+            facts.sender,
+            facts.receiver,
             encoded.transfer_slot,
             encoded.meeting_size,
             prices.duration_ns,
@@ -219,7 +223,7 @@ class _Walk:
         # A transfer has a span at either end: that of its SEND op and that of its RECEIVE op.
         ends = np.flatnonzero((encoded.op == Op.SEND) | (encoded.op == Op.RECEIVE))
         message = encoded.about[ends]
-        arrived = self.arrived_ns[message] != UNKNOWN
+        arrived = self.arrived_ns[message] >= 0
         ends, message = ends[arrived], message[arrived]
         actions = [encoded.action_of(op) for op in own.tolist()]
         lanes = np.where(beside[own], _COLLECTIVE, _COMPUTE)

@@ -256,8 +256,8 @@ def price(encoded: Encoded, costs: Costs) -> Prices:
 def beyond(longest_ns: float) -> OverflowError:
     """What is raised for times that are too long for 64-bit integers."""
     return OverflowError(
-        f"the program's times reach {longest_ns:.4g} ns, and the compiled engine counts to 2^62 ns "
-        "(146 years): `--engine simpy` has no such limit"
+        f"the program's times come to {longest_ns:.4g} ns together, but the compiled engine counts "
+        "to 2^62 ns (146 years)"
     )
 
 

@@ -29,6 +29,8 @@ I64: TypeAlias = NDArray[np.int64]
 PASS, WORK, SEND, RECEIVE, AWAIT, AWAIT_SENT, BESIDE, DRAIN, MEET = range(9)
 UNKNOWN = -1
 """A time that has not come, a rank that waits for nothing."""
+_POSTED = -2
+"""A message whose one end was posted at time t has not arrived at _POSTED - t."""
 _MEETING = -2
 """Waits below this number are for meeting _MEETING - wait."""
 
@@ -97,15 +99,16 @@ def walk(
 ) -> None:
     """Walk all ops under prices (see `encoded` for the arrays up to `processors`).
 
+    sender, receiver: (num_transfer_slots,), unlike there: of any message of a slot.
     direct: (num_messages,), whether a message's links are booked as soon as both ends are posted.
     position: (num_ranks,), takes the op at which each rank stopped: first[rank + 1] where it is
     done, else the one that waits for ever. busy_ns, finished_ns: see Evaluation.
     start_ns: (num_ops,) takes when each op's work, reduction or meeting began, of those that take
     time or have a span however short; of length 0 where nobody asks. sent_ns, arrived_ns:
-    (num_messages,), take when each transfer began (sent_ns may be of length 0) and arrived,
-    UNKNOWN where it did not.
+    (num_messages,), take when each transfer began (sent_ns may be of length 0) and arrived, less
+    than 0 where it did not.
     """
-    num_ranks, num_messages = len(first) - 1, len(sender)
+    num_ranks, num_messages = len(first) - 1, len(transfer_slot)
     with_spans = len(start_ns) > 0
     shared = len(processors) > 0
     clock = np.zeros(num_ranks, np.int64)
@@ -114,7 +117,6 @@ def walk(
     asked = np.full(num_ranks, UNKNOWN, np.int64)
     granted = np.zeros(num_ranks, np.bool_)
     released = np.zeros(num_ranks, np.int64)  # By processor: never more of them than ranks.
-    posted = np.full(num_messages, UNKNOWN, np.int64)
     came = np.zeros(len(meeting_size), np.int64)
     ready = np.zeros(len(meeting_size), np.int64)
     longest = np.zeros(len(meeting_size), np.int64)
@@ -136,7 +138,7 @@ def walk(
             while at < end:
                 what, number = op[at], about[at]
                 if AWAIT <= what <= AWAIT_SENT:
-                    if arrived_ns[number] == UNKNOWN:
+                    if arrived_ns[number] < 0:
                         waits[rank] = number
                         break
                     now = max(now, arrived_ns[number])
@@ -180,10 +182,10 @@ def walk(
                     if took > 0 and shared and processors[rank] >= 0:
                         released[processors[rank]] = now
                 if SEND <= what <= RECEIVE:
-                    if posted[number] == UNKNOWN:
-                        posted[number] = now
+                    if arrived_ns[number] == UNKNOWN:
+                        arrived_ns[number] = _POSTED - now
                     else:
-                        time = max(now, posted[number])
+                        time = max(now, _POSTED - arrived_ns[number])
                         if direct[number]:
                             which = transfer_slot[number]
                             for held in range(first_link[which], first_link[which + 1]):
@@ -195,7 +197,7 @@ def walk(
                                 free[links[held]] = time
                             time += latency_ns[which]
                             arrived_ns[number] = time
-                            other = sender[number] if what == RECEIVE else receiver[number]
+                            other = sender[which] if what == RECEIVE else receiver[which]
                             finished_ns[other] = max(finished_ns[other], time)
                             finished_ns[rank] = max(finished_ns[rank], time)
                             if waits[other] == number:
@@ -233,7 +235,7 @@ def walk(
                     free[links[held]] = time
                 time += latency_ns[which]
                 arrived_ns[number] = time
-                for other in (sender[number], receiver[number]):
+                for other in (sender[which], receiver[which]):
                     finished_ns[other] = max(finished_ns[other], time)
                     if waits[other] == number:
                         waits[other] = UNKNOWN
