@@ -31,10 +31,14 @@ def schedule_name(plan: Plan) -> str:
     return f"{plan.schedule}:{num_slices(plan)}" if num_slices(plan) > 1 else plan.schedule
 
 
+def degrees(plan: Plan) -> str:
+    """How many devices share what: `tensor 4 × pipeline 8 × data 32`."""
+    return f"tensor {plan.tensor} × pipeline {plan.pipeline} × data {plan.data}"
+
+
 def layout(plan: Plan) -> str:
     """A layout in words: degrees, microbatch, schedule, and what saves memory."""
-    parts = [f"tensor {plan.tensor} × pipeline {plan.pipeline} × data {plan.data}"]
-    parts.append(f"microbatch {plan.micro_batch}")
+    parts = [degrees(plan), f"microbatch {plan.micro_batch}"]
     if plan.pipeline > 1:
         name = SCHEDULES[plan.schedule]
         if plan.schedule == "interleaved":

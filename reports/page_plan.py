@@ -12,6 +12,7 @@ from reports.sections import Figure, Section, Tile, memory_section, scenario_sec
 from reports.terminal_plan import plan_json
 from scenarios.errors import Origin
 from scenarios.loader import Loaded
+from sim.planner.layouts.found import Candidate
 from sim.prediction import Prediction, summary
 
 NOT_SEARCHED = (
@@ -104,7 +105,7 @@ def tiles(answer: PlanAnswer) -> list[Tile]:
             Tile(
                 label="Speed-up",
                 text=f"{answer.gain:.2f}×",
-                note=f"over the scenario's own, {words.duration(found.baseline.iteration_ns)}",
+                note=_beside(answer, found.baseline),
                 value=answer.gain,
             )
         )
@@ -134,11 +135,21 @@ def tiles(answer: PlanAnswer) -> list[Tile]:
     return [*made, searched]
 
 
+def _beside(answer: PlanAnswer, own: Candidate) -> str:
+    """What the winner is held against."""
+    text = f"over the scenario's own, {words.duration(own.iteration_ns)}"
+    if own.num_devices == answer.found.best.num_devices:
+        return text
+    return f"{text} on {plan_words.devices(answer, own.num_devices)}"
+
+
 def layouts_section(answer: PlanAnswer) -> Section:
     """The best layouts, and the scenario's own."""
     best = plan_tables.layouts(answer)
+    winner = layout_words.layout(answer.found.best.plan)
     lists: list[tuple[str, tuple[str, ...]]] = [
-        ("How layouts are written", (layout_words.COMPACT,))
+        ("The best", (winner,)),
+        ("How layouts are written", (layout_words.COMPACT,)),
     ]
     if best.alike:
         lists.append(("The same in all of them", best.alike))

@@ -29,7 +29,7 @@ def verdict(answer: PlanAnswer) -> str:
     best = found.best
     scenario = replace(found.scenario, plan=best.plan)
     own = f"{words.duration(best.iteration_ns)} an iteration (simulated){_gained(answer)}"
-    text = f"{words.subject(scenario)}: {layout_words.layout(best.plan)}: {own}"
+    text = f"{words.subject(scenario)}: {layout_words.degrees(best.plan)}, {own}"
     if cost := money(best):
         text += f"; {cost} for the whole run"
     if found.objective == "gpus" or len(found.spaces) > 1 or found.deadline_days is not None:
@@ -43,10 +43,11 @@ def _gained(answer: PlanAnswer) -> str:
     baseline, best = answer.found.baseline, answer.found.best
     if baseline.plan == best.plan:
         return ", and that is the scenario's own layout"
-    what = f"the scenario's own layout ({words.duration(baseline.iteration_ns)}"
+    time = words.duration(baseline.iteration_ns)
     if baseline.num_devices != best.num_devices:
-        return f", with {devices(answer, baseline.num_devices)} in {what})"
-    return f", {answer.gain:.2f} times as fast as {what})"
+        number = devices(answer, baseline.num_devices)
+        return f", against {time} of the scenario's own layout on {number}"
+    return f", {answer.gain:.2f} times as fast as the scenario's own layout ({time})"
 
 
 def _chosen(answer: PlanAnswer) -> str:
