@@ -12,7 +12,8 @@ does it. Before its fourth time a program is walked, then played from a tape of 
 as are programs whose links contend and which are always walked. SimPy has no mode without spans;
 the compiled engine's simulation with them is timed, too, encoding included.
 
-Growth: the time of an evaluation over a range of sizes, and the exponent that fits it best.
+Growth: the time of an evaluation over a range of sizes, the fastest of many, as long ones are more
+often interrupted by what else runs, and the exponent that fits it best.
 Memory: the largest resident size of a fresh process that does nothing else than shape (or lower and
 encode) that program and evaluate it; all libraries are in it. The last line is one JSON object.
 """
@@ -63,14 +64,14 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def median_s(run: Callable[[], object], repetitions: int) -> float:
-    """The median wall time of a call."""
+def walls_s(run: Callable[[], object], repetitions: int) -> list[float]:
+    """The wall times of calls."""
     walls = []
     for _ in range(repetitions):
         started = time.perf_counter()
         run()
         walls.append(time.perf_counter() - started)
-    return statistics.median(walls)
+    return walls
 
 
 def changed(prices: Prices, number: int) -> Prices:
@@ -78,14 +79,14 @@ def changed(prices: Prices, number: int) -> Prices:
     return replace(prices, duration_ns=prices.duration_ns + number)
 
 
-def evaluations_s(encoded: Encoded, prices: Prices, repetitions: int) -> float:
-    """The median wall time of an evaluation, each under other prices."""
+def evaluations_s(encoded: Encoded, prices: Prices, repetitions: int) -> list[float]:
+    """The wall times of evaluations, each under other prices."""
     from sim.engine.compiled import FROM_TAPE, evaluate
 
     for _ in range(FROM_TAPE):
         evaluate(encoded, prices)
     priced = iter([changed(prices, number) for number in range(repetitions)])
-    return median_s(lambda: evaluate(encoded, next(priced)), repetitions)
+    return walls_s(lambda: evaluate(encoded, next(priced)), repetitions)
 
 
 def engine_against_engine(repetitions: int, simulations: int) -> dict[str, object]:
@@ -115,7 +116,7 @@ def engine_against_engine(repetitions: int, simulations: int) -> dict[str, objec
         started = time.perf_counter()
         found = compiled.simulate(program, costs)
         spans.append(time.perf_counter() - started)
-        ours.append(evaluations_s(encoded, prices, repetitions))
+        ours += evaluations_s(encoded, prices, repetitions)
         if sorted(found.spans) != sorted(expected.spans):
             raise SystemExit("the engines differ")
         if compiled.evaluate(encoded, prices).iteration_ns != expected.iteration_ns:
@@ -132,7 +133,7 @@ def engine_against_engine(repetitions: int, simulations: int) -> dict[str, objec
         "compiled_s": compiled_s,
         "compiled_with_spans_s": statistics.median(spans),
         "loading_s": loading_s,
-        "encode_s": median_s(lambda: encode(program, costs), 3),
+        "encode_s": statistics.median(walls_s(lambda: encode(program, costs), 3)),
         "compiled_actions_per_s": passes / compiled_s,
         "simpy_actions_per_s": passes / simpy_s,
         "ratio": simpy_s / compiled_s,
@@ -199,14 +200,14 @@ def ways_of_evaluating(repetitions: int) -> dict[str, object]:
         firsts, seconds = [], []
         for _ in range(5):
             unknown = replace(encoded)
-            firsts.append(median_s(lambda e=unknown, p=prices: evaluate(e, p), 1))  # type: ignore[misc]
-            seconds.append(median_s(lambda e=unknown, p=prices: evaluate(e, p), 1))  # type: ignore[misc]
+            firsts += walls_s(lambda e=unknown, p=prices: evaluate(e, p), 1)  # type: ignore[misc]
+            seconds += walls_s(lambda e=unknown, p=prices: evaluate(e, p), 1)  # type: ignore[misc]
         passes = int((encoded.op == Op.PASS).sum())
         found[name] = {
             "passes": passes,
             "first_s": statistics.median(firsts),
             "second_s": statistics.median(seconds),
-            "later_s": evaluations_s(encoded, prices, max(5, repetitions // 4)),
+            "later_s": statistics.median(evaluations_s(encoded, prices, max(5, repetitions // 4))),
         }
         times = [found[name][when] for when in ("first_s", "second_s", "later_s")]
         shown = " ".join(f"{each * 1e3:6.2f} ms" for each in times)
@@ -226,7 +227,7 @@ def growth(repetitions: int, *, quick: bool) -> dict[str, object]:
     }
     result: dict[str, object] = {}
     for name, shapes in series.items():
-        result[name] = grown(name, shapes, max(5, repetitions // 8))
+        result[name] = grown(name, shapes, max(5, repetitions // 4))
     print()
     return {"growth": result}
 
@@ -257,7 +258,7 @@ def grown(name: str, shapes: Sequence[Shape], repetitions: int) -> dict[str, obj
     for shape in shapes:
         encoded = encoded_shape(shape)
         passes.append(int((encoded.op == Op.PASS).sum()))
-        times.append(evaluations_s(encoded, synthetic(encoded), repetitions))
+        times.append(min(evaluations_s(encoded, synthetic(encoded), repetitions)))
         size = f"{shape.num_ranks} x {shape.num_microbatches} x {shape.num_chunks}"
         print(
             f"{size:>36} {passes[-1]:10,} {times[-1] * 1e3:8.3f} ms {passes[-1] / times[-1]:14,.0f}"
