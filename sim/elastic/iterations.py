@@ -8,7 +8,7 @@ from scenarios.schema import Scenario
 from sim.cost.profile import Profile
 from sim.cost.table import cost_table
 from sim.elastic.phases import Layout, Phase, phase_scenario, phases
-from sim.engine.choice import simulate
+from sim.engine.choice import iterations
 from sim.schedule.build import build_program, build_schedule
 from sim.workload.memory import memory_model, peak_bytes
 
@@ -46,7 +46,7 @@ class Iterations:
             one = phase_scenario(self._scenario, phase)
             program = build_program(one)
             costs = cost_table(one, program, self._profile)
-            self._times[key] = simulate(program, costs).iteration_ns
+            self._times[key] = iterations(program, costs)(costs)
         return self._times[key]
 
     def run_ns(

@@ -19,7 +19,7 @@ from scenarios.schema import MicrobatchGroup, Scenario
 from sim.cost.profile import Profile, require_device
 from sim.cost.slices import SliceTable, slice_table
 from sim.cost.table import cost_table
-from sim.engine.choice import simulate
+from sim.engine.choice import iterations
 from sim.planner.cuts import even, grouped, neighbours, unsliced
 from sim.planner.room import fitting_slices
 from sim.planner.slicing import NoSplit, best_splitting, frontier
@@ -289,7 +289,8 @@ class _Simulator:
         if key not in self._found:
             scenario = with_slices(self.scenario, key)
             program = build_program(scenario)
-            timeline = simulate(program, cost_table(scenario, program, self.profile))
+            costs = cost_table(scenario, program, self.profile)
+            iteration_ns = iterations(program, costs, times=SIMULATIONS)(costs)
             memory = memory_model(scenario, program)
             peak = max(peak_bytes(memory, program.schedule)) if memory is not None else None
             self._found[key] = Candidate(
@@ -297,7 +298,7 @@ class _Simulator:
                 groups=key,
                 scenario=scenario,
                 formula_ns=self._formula_ns(key),
-                iteration_ns=timeline.iteration_ns,
+                iteration_ns=iteration_ns,
                 peak_bytes=peak,
                 fits=peak is None or peak <= self.capacity,
             )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sim.cost.costs import ActionCosts, Cost, CostKey, CostTable, Transfer
-from sim.engine import compiled, simpy_engine
+from sim.engine import compiled, kernels, simpy_engine, tape_kernels
 from sim.engine.choice import run, simulate
 from sim.engine.encoded import NOTHING, Op
 from sim.engine.encoding import encode, price
@@ -41,6 +41,11 @@ def table(program: Program, duration: int = 10, **fields: int) -> CostTable:
     cost = Cost(duration_ns=duration, parts={})
     passes = {CostKey(a.kind, a.stage): cost for a in program.distinct if a.kind in (F, B)}
     return CostTable(costs=passes, transfers=transfers)
+
+
+def test_kernels_know_the_ops_by_their_numbers() -> None:
+    for module in (kernels, tape_kernels):
+        assert {op.name: getattr(module, op.name) for op in Op} == {op.name: int(op) for op in Op}
 
 
 def test_ops_of_a_blocking_program_written_out() -> None:
