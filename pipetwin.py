@@ -269,6 +269,7 @@ def sweep(
     set: o.Overrides | None = None,
     profile: o.ProfileFile = None,
     engine: w.Engine = "auto",
+    figures: w.Figures = "all",
     jobs: w.Jobs = None,
     cluster: w.Cluster = "",
     shard: w.Shard = "",
@@ -289,7 +290,7 @@ def sweep(
     from reports import sweeping
 
     where = sweeping.Where(jobs, cluster, shard)
-    asked = sweeping.Asked(vary or (), points, zip, set or (), profile, engine)
+    asked = sweeping.Asked(vary or (), points, zip, set or (), profile, engine, figures)
     return sweeping.sweep(scenario, output, asked, where, retry_failed=retry_failed, as_json=json)
 
 

@@ -30,6 +30,13 @@ Engine = Annotated[
     Literal["auto", "simpy", "compiled"],
     Parameter(help="What simulates; auto: the compiled engine for large programs."),
 ]
+Figures = Annotated[
+    Literal["all", "time"],
+    Parameter(
+        help="What results hold: all that simulate --json prints, or time, throughput and peak "
+        "memory alone, which takes a millisecond where spans take seconds."
+    ),
+]
 Jobs = Annotated[
     int | None, Parameter(help="Processes on this machine; as many as it has cores unless given.")
 ]

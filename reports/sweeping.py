@@ -14,6 +14,7 @@ from reports import files
 from reports.terminal_sweep import Tally, advance, show_sweep, shown_progress
 from scenarios.base import Base
 from sim.engine.choice import Engine
+from sim.sweeps.records import Figures
 from sim.sweeps.results import ResultsFile
 from sim.sweeps.space import field_of, space
 from sim.sweeps.sweep import Shard, Sweep, read_known
@@ -22,8 +23,8 @@ from sim.sweeps.work import Workers
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What to simulate: the fields varied, points in a file, fields side by side, `--set`, and with
-    which profile and engine."""
+    """What to simulate: the fields varied, points in a file, fields side by side, `--set`; with
+    which profile and engine; and what results hold."""
 
     vary: Sequence[str] = ()
     points: Path | None = None
@@ -31,6 +32,7 @@ class Asked:
     overrides: Sequence[str] = ()
     profile: Path | None = None
     engine: Engine = "auto"
+    figures: Figures = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ def _sweep(scenario: str, asked: Asked, shard: Shard) -> Sweep:
         profile=files.profile(asked.profile),
         shard=shard,
         engine=asked.engine,
+        figures=asked.figures,
     )
     for name in (field_of(text) for text in asked.overrides):
         if name in found.space.fields:

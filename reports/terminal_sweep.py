@@ -72,7 +72,7 @@ class Tally:
         return Counter(one.error for one in self.found if one.error is not None).most_common()
 
 
-class _EndTime(ProgressColumn):
+class EndTime(ProgressColumn):
     """The time of day at which the sweep ends."""
 
     def render(self, task: Task) -> Text:
@@ -93,7 +93,7 @@ def shown_progress(total: int) -> Iterator[Progress]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[failed]}"),
         TimeRemainingColumn(),
-        _EndTime(),
+        EndTime(),
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
         transient=True,
@@ -147,9 +147,9 @@ def _show_best(out: Console, tally: Tally, fields: Sequence[str]) -> None:
     best = tally.best()
     if not best:
         return
-    names = [name.rsplit(".", 1)[-1] for name in fields]
+    last = [name.rsplit(".", 1)[-1] for name in fields]
     shown = [
-        name if names.count(name) > 1 else short for name, short in zip(fields, names, strict=True)
+        short if last.count(short) == 1 else name for name, short in zip(fields, last, strict=True)
     ]
     figures = ["iteration", "sequences/s", "MFU", "peak memory", "fits"]
     if best[0].sequences_per_s is None:

@@ -16,8 +16,9 @@ import uuid
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
+from sim.sweeps.setting import Setting
 from sim.sweeps.space import SweepError
-from sim.sweeps.work import Chunk, Outcome, Outcomes, Setting, Workers, lost, simulate_chunk
+from sim.sweeps.work import Chunk, Outcome, Outcomes, Workers, lost, simulate_chunk
 
 CONNECT_S = 10
 _AHEAD = 2

@@ -8,7 +8,8 @@ import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures.process import BrokenProcessPool
 
-from sim.sweeps.work import Chunk, Outcomes, Setting, Workers, lost, simulate_chunk, start_worker
+from sim.sweeps.setting import Setting
+from sim.sweeps.work import Chunk, Outcomes, Workers, lost, simulate_chunk, start_worker
 
 _AHEAD = 2
 """Chunks that wait for each process, so that none is idle while results are written."""

@@ -18,6 +18,8 @@ START = b'{"key":"'
 """What every record begins with."""
 
 Status = Literal["done", "failed"]
+Figures = Literal["all", "time"]
+"""What a result holds: all that `simulate --json` prints, or time, throughput and peak memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +57,11 @@ class Seen:
     error: str | None
 
 
-def sweep_id(base_digest: str, profile: Profile | None) -> str:
+def sweep_id(base_digest: str, profile_sha256: str | None, figures: Figures = "all") -> str:
     """Of everything that a sweep's points have in common: the scenario with its overrides, the
     profile, and what results are like (hex, 16 digits). Results of two ids are never in one file.
     """
-    return _hash([RESULT_FORMAT, base_digest, profile_digest(profile)])[:16]
+    return _hash([RESULT_FORMAT, figures, base_digest, profile_sha256])[:16]
 
 
 def profile_digest(profile: Profile | None) -> str | None:
@@ -67,9 +69,9 @@ def profile_digest(profile: Profile | None) -> str | None:
     return None if profile is None else _hash(to_data(profile))
 
 
-def key_of(scenario: Scenario, profile_sha256: str | None) -> str:
+def key_of(scenario: Scenario, profile_sha256: str | None, figures: Figures = "all") -> str:
     """SHA-256 (hex) of all that a result depends on: the scenario, the profile, the format."""
-    return _hash([RESULT_FORMAT, scenario.digest, profile_sha256])
+    return _hash([RESULT_FORMAT, figures, scenario.digest, profile_sha256])
 
 
 def refused_key(sweep: str, set_: Mapping[str, Any]) -> str:
@@ -106,7 +108,7 @@ def seen(record: Mapping[str, Any]) -> Seen:
         raise ValueError("neither done nor failed")
     found = result if status == "done" else {}
     peaks = [rank.get("peak_memory_bytes") for rank in found.get("ranks", ())]
-    known = [peak for peak in peaks if peak is not None]
+    known = [peak for peak in [*peaks, found.get("peak_memory_bytes")] if peak is not None]
     return Seen(
         key=str(record["key"]),
         index=int(record["index"]),

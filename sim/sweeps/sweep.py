@@ -12,6 +12,7 @@ from scenarios.base import Base
 from sim.cost.profile import Profile
 from sim.engine.choice import Engine
 from sim.sweeps.records import (
+    Figures,
     Head,
     Seen,
     key_of,
@@ -22,8 +23,9 @@ from sim.sweeps.records import (
     sweep_id,
 )
 from sim.sweeps.results import ResultsFile
+from sim.sweeps.setting import Setting
 from sim.sweeps.space import Space, SweepError, field_of
-from sim.sweeps.work import Chunk, Outcomes, Setting, Task, Workers
+from sim.sweeps.work import Chunk, Outcomes, Task, Workers
 
 CHUNK_S = 0.25
 """Work worth a message to a worker and back."""
@@ -84,8 +86,8 @@ def read_known(file: ResultsFile, sweep: str) -> Known:
         if theirs != sweep:
             raise SweepError(
                 f"{place}: is of another sweep ({record['scenario']}): a file holds results of one "
-                "scenario with the same --set, --profile and version of results, whatever is "
-                "varied of it; choose another file with -o"
+                "scenario with the same --set, --profile, --figures and version of results, "
+                "whatever is varied of it; choose another file with -o"
             )
         by_key[found.key] = found
         by_set[set_text(found.set)] = found.key
@@ -101,11 +103,12 @@ class Sweep:
     profile: Profile | None = None
     shard: Shard = field(default_factory=Shard)
     engine: Engine = "auto"
+    figures: Figures = "all"
 
     @property
     def id(self) -> str:
         """See `records.sweep_id`."""
-        return sweep_id(self.base.digest, self.profile)
+        return sweep_id(self.base.digest, profile_digest(self.profile), self.figures)
 
     @property
     def num_points(self) -> int:
@@ -121,7 +124,13 @@ class Sweep:
         """
         profile = None if self.profile is None else replace(self.profile, raw=())
         tasks = _Tasks(sweep=self, known=known, retry_failed=retry_failed)
-        finished = workers(Setting(profile=profile, engine=self.engine), tasks.chunks())
+        setting = Setting(
+            profile=profile,
+            profile_sha256=profile_digest(self.profile),
+            engine=self.engine,
+            figures=self.figures,
+        )
+        finished = workers(setting, tasks.chunks())
         with contextlib.closing(finished):
             for outcomes in finished:
                 tasks.set_pace(outcomes)
@@ -182,7 +191,7 @@ class _Tasks:
             if not self._is_over(key):
                 try:
                     scenario = sweep.base.at(overrides)
-                    key = key_of(scenario, profile_sha256)
+                    key = key_of(scenario, profile_sha256, sweep.figures)
                 except Exception as error:
                     key = refused_key(sweep_id, set_)
                     refused = type(error).__name__, str(error)

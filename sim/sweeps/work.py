@@ -11,21 +11,12 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from scenarios.schema import Scenario
-from sim.cost.profile import Profile
-from sim.engine.choice import Engine
 from sim.prediction import predict, summary
 from sim.sweeps.records import Head, done_line, failed_line
+from sim.sweeps.setting import Setting
 
 DRAWS = 15
 """Draws from a profile's distribution, as `simulate` has them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What all points of a sweep have in common."""
-
-    profile: Profile | None
-    engine: Engine = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +39,7 @@ class Outcome:
 
 Chunk: TypeAlias = tuple[Task, ...]
 Outcomes: TypeAlias = tuple[Outcome, ...]
-Workers: TypeAlias = Callable[["Setting", Iterator[Chunk]], Generator[Outcomes, None, None]]
+Workers: TypeAlias = Callable[[Setting, Iterator[Chunk]], Generator[Outcomes, None, None]]
 """Simulates chunks, several at once, and yields what is finished in any order; closed early, it
 leaves nothing running. Chunks are asked for one at a time, as there is room, from any thread."""
 
@@ -87,7 +78,7 @@ def _simulate(setting: Setting, task: Task) -> Outcome:
         if task.scenario is None:
             kind, message = task.refused or ("", "")
             return Outcome(head=task.head, line=failed_line(task.head, kind, message), seconds=0.0)
-        result = simulated(task.scenario, setting.profile, setting.engine)
+        result = simulated(task.scenario, setting)
         seconds = time.perf_counter() - began
         return Outcome(head=task.head, line=done_line(task.head, result, seconds), seconds=seconds)
     except Exception as error:
@@ -96,10 +87,10 @@ def _simulate(setting: Setting, task: Task) -> Outcome:
         return Outcome(head=task.head, line=line, seconds=seconds)
 
 
-def simulated(
-    scenario: Scenario, profile: Profile | None = None, engine: Engine = "auto"
-) -> dict[str, Any]:
-    """What `simulate --json` prints of a scenario; of one with epochs, without its ablation."""
+def simulated(scenario: Scenario, setting: Setting) -> dict[str, Any]:
+    """What `simulate --json` prints of a scenario, or its `time` figures alone; of one with epochs
+    all but its ablation."""
+    profile = setting.profile
     draws = DRAWS if profile is not None else 0
     if scenario.elastic is not None:
         from sim import elastic_run
@@ -109,4 +100,12 @@ def simulated(
         from sim.planner.search import resolve
 
         scenario = resolve(scenario, profile)
-    return summary(predict(scenario, profile, draws=draws, engine=engine))
+
+    def whole() -> dict[str, Any]:
+        return summary(predict(scenario, profile, draws=draws, engine=setting.engine))
+
+    if setting.figures == "all":
+        return whole()
+    from sim.sweeps.brief import brief
+
+    return brief(scenario, setting, whole)

@@ -17,9 +17,10 @@ from sweep_cases import FEW, THOUSAND, canonical, records, run, tiny_sweep, undi
 from sim.sweeps import cluster as cluster_module
 from sim.sweeps.cluster import ClusterLost, on_cluster
 from sim.sweeps.results import ResultsFile
+from sim.sweeps.setting import Setting
 from sim.sweeps.space import SweepError
 from sim.sweeps.sweep import read_known
-from sim.sweeps.work import Chunk, Outcomes, Setting
+from sim.sweeps.work import Chunk, Outcomes
 
 distributed = pytest.importorskip(
     "distributed", reason="dask.distributed is not installed (pip install 'pipetwin[cluster]')"

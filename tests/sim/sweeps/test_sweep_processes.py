@@ -27,7 +27,8 @@ from sweep_cases import (
 )
 
 from sim.sweeps.local import on_this_machine
-from sim.sweeps.work import Chunk, Outcomes, Setting
+from sim.sweeps.setting import Setting
+from sim.sweeps.work import Chunk, Outcomes
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 60

@@ -21,9 +21,10 @@ from sim.cost.profile_file import read_profile
 from sim.prediction import predict, summary
 from sim.sweeps import records as of_records
 from sim.sweeps import sweep as sweep_module
+from sim.sweeps.setting import Setting
 from sim.sweeps.space import SweepError, space
 from sim.sweeps.sweep import Shard, Sweep
-from sim.sweeps.work import Setting, simulate_chunk
+from sim.sweeps.work import simulate_chunk
 
 ROOT = Path(__file__).resolve().parents[3]
 
