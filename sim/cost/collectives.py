@@ -19,7 +19,6 @@ from sim.cost.links import (
     Network,
     Placed,
     bytes_per_ns,
-    devices_by_rank,
     devices_placed,
     placed,
 )
@@ -77,9 +76,14 @@ def data_group(cluster: Cluster, plan: Plan) -> Group:
 def tied_group(cluster: Cluster, plan: Plan, ranks: Sequence[int]) -> Group:
     """Of the groups of counterparts on the given pipeline ranks the one that spans most nodes,
     with the other devices of these ranks, and no others, beside it."""
-    held = [devices_by_rank(plan)[rank] for rank in ranks]
-    on_node = Counter(device // cluster.devices_per_node for rank in held for device in rank)
-    per_node, nodes = _widest(zip(*held, strict=True), cluster.devices_per_node)
+    return _tied_group(placed(plan), cluster.devices_per_node, tuple(ranks))
+
+
+@lru_cache(maxsize=1024)
+def _tied_group(where: Placed, devices_per_node: int, ranks: tuple[int, ...]) -> Group:
+    held = [devices_placed(where)[rank] for rank in ranks]
+    on_node = Counter(device // devices_per_node for rank in held for device in rank)
+    per_node, nodes = _widest(zip(*held, strict=True), devices_per_node)
     return Group(per_node=per_node, nodes=nodes, active_per_node=max(per_node, *on_node.values()))
 
 

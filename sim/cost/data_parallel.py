@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TypeAlias
 
 from scenarios.schema import PRECISION_BYTES
@@ -41,6 +42,7 @@ def gradient_reduction(
     group, launch = data_group(cluster, plan), cluster.device.efficiency.launch
     reduce = reduce_scatter_ns if plan.sharding == "optimizer" else all_reduce_ns
 
+    @cache  # Nearly all buckets are of one size.
     def time_of(payload_bytes: float) -> float:
         return launch + reduce(payload_bytes, group, cluster)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -38,7 +38,7 @@ from sim.workload.parameters import (
     updated_parameters,
 )
 from sim.workload.partition import StagePart
-from sim.workload.setting import setting_of
+from sim.workload.setting import Setting, setting_of
 from sim.workload.transformer import embedding, head, layer
 
 PassTimes: TypeAlias = Mapping[Pass, Parts]
@@ -91,7 +91,14 @@ def setup_in(setup: Setup, group: MicrobatchGroup) -> Setup:
     return replace(setup, scenario=replace(setup.scenario, plan=plan), plan=plan)
 
 
-def part_times(setup: Setup, tokens: int, context: int) -> PartTimes:
+TimedWork: TypeAlias = dict[tuple[object, ...], Sequence[Parts]]
+"""Times of a part's operations: forward, input gradients, those in a split pass, and weights'; or
+what is recomputed."""
+
+
+def part_times(
+    setup: Setup, tokens: int, context: int, known: TimedWork | None = None
+) -> PartTimes:
     """Time of one layer, of the embedding and of the head in each pass, unrounded.
 
     `backward` is recomputation, input gradients and weight gradients in turn; in a split backward
@@ -99,24 +106,49 @@ def part_times(setup: Setup, tokens: int, context: int) -> PartTimes:
     the host's time to launch its kernels (`layer_overhead`; once more for full recomputation), and
     any pass `pass_overhead` for each rank of its pipeline (half of it each half of a split one).
     tokens, context: integers, or arrays of them for many pieces at once, which broadcast.
+    known: of the same model and cluster and whatever plan, what was timed before, and is added to.
     Not modelled: gaps between kernels beyond their launch; that the halves of a split backward
     pass cost more than the whole.
     """
+    plan = setup.plan
     setting = setting_of(setup.scenario, tokens, context)
-    group = tensor_group(setup.cluster, setup.plan)
+    group = tensor_group(setup.cluster, plan)
     overhead = float(setup.cluster.device.efficiency.layer_overhead)
-    again = 1 if setup.plan.recomputation == "full" else 0
+    again = 1 if plan.recomputation == "full" else 0
+    key = (
+        *(plan.tensor, plan.micro_batch, plan.sequence_parallel, plan.kernels, group),
+        *(plan.precision, plan.reduced_precision),
+    )
 
-    def passes(work: Work, host_ns: float) -> PassTimes:
-        recomputed = _times(work.recomputed, setup, group, repeated=True)
-        grad_input = summed([(1, recomputed), (1, _times(work.backward_input, setup, group))])
-        grad_weight = _times(work.backward_weight, setup, group)
-        alone = grad_input
-        if setup.plan.sequence_parallel:
+    def timed(work: Work) -> Sequence[Parts]:
+        apart = grad_input = _times(work.backward_input, setup, group)
+        if plan.sequence_parallel:
             apart = _times(work.backward_input, setup, group, split=True)
-            alone = summed([(1, recomputed), (1, apart)])
+        forward = _times(work.forward, setup, group)
+        return forward, grad_input, apart, _times(work.backward_weight, setup, group)
+
+    def repeated(work: Work) -> Sequence[Parts]:
+        return (_times(work.recomputed, setup, group, repeated=True),)
+
+    def passes(name: Part, make: Callable[[Setting], Work], host_ns: float) -> PassTimes:
+        # Only a layer depends on the context, and only of a layer anything is recomputed.
+        own = (name, tokens, context, *key) if name == "layer" else (name, tokens, *key)
+        again_key = (*own, plan.recomputation if name == "layer" else "none")
+        if known is None:
+            work = make(setting)
+            found, recomputed = timed(work), repeated(work)
+        else:
+            if own not in known or again_key not in known:
+                work = make(setting)
+                if own not in known:
+                    known[own] = timed(work)
+                known[again_key] = repeated(work)
+            found, recomputed = known[own], known[again_key]
+        forward, grad_input, apart, grad_weight = found
+        grad_input = summed([(1, recomputed[0]), (1, grad_input)])
+        alone = summed([(1, recomputed[0]), (1, apart)])
         return {
-            "forward": at_least(_times(work.forward, setup, group), host_ns),
+            "forward": at_least(forward, host_ns),
             "backward": at_least(
                 summed([(1, grad_input), (1, grad_weight)]), host_ns * (1 + again)
             ),
@@ -125,9 +157,9 @@ def part_times(setup: Setup, tokens: int, context: int) -> PartTimes:
         }
 
     return {
-        "layer": passes(layer(setting), overhead),
-        "embedding": passes(embedding(setting), 0.0),
-        "head": passes(head(setting), 0.0),
+        "layer": passes("layer", layer, overhead),
+        "embedding": passes("embedding", embedding, 0.0),
+        "head": passes("head", head, 0.0),
         "action": _started(setup),
     }
 
@@ -212,7 +244,11 @@ def part_counts(part: StagePart, name: Pass) -> Mapping[Part, int]:
 
 
 def stage_times(
-    part: StagePart, times: PartTimes, data_loading_ns: float = 0.0, cache_ns: float = 0.0
+    part: StagePart,
+    times: PartTimes,
+    data_loading_ns: float = 0.0,
+    cache_ns: float = 0.0,
+    passes: Sequence[Pass] = _STAGE_PASSES,
 ) -> PassTimes:
     """A stage's passes: action + layers x layer + embedding + head, as far as a pass goes through
     them, and going forward the loading of a microbatch at either end of the model (what is read
@@ -222,7 +258,7 @@ def stage_times(
     weights still need that of its first product's), and that frozen layers keep nothing.
     """
     found: dict[Pass, Parts] = {}
-    for name in _STAGE_PASSES:
+    for name in passes:
         counts = part_counts(part, name)
         pieces: list[tuple[float, Parts]] = [
             (1.0, times.get("action", {}).get(name, {})),

@@ -27,7 +27,7 @@ _MODES = {"overlapped": OVERLAPPED, "blocking": BLOCKING, "exchange": EXCHANGE}
 def bound_ns(shape: Shape, costs: LayoutCosts) -> int:
     """No engine that keeps the rules ends a layout's program earlier."""
     p, v, n = shape.num_ranks, shape.num_chunks, shape.num_slices
-    passes, messages, flush = costs.passes, costs.messages, costs.flush
+    passes, messages, ranks = costs.passes, costs.messages, costs.ranks
     mode = _MODES[shape.mode]
     posted = np.zeros(p, np.int64)
     if p > 1:
@@ -50,11 +50,11 @@ def bound_ns(shape: Shape, costs: LayoutCosts) -> int:
         _route(shape.schedule, p, v, n, shape.num_microbatches, mode == OVERLAPPED),
         passes.alike,
         posted,
-        flush.by_rank_ns,
-        flush.optimizer_ns,
+        costs.stages.by_rank_ns,
+        ranks.optimizer_ns,
         after.overlapped,
-        flush.tied_ns if after.reduce_tied else -1,
-        flush.norm_ns if after.norm else -1,
+        ranks.tied_ns if after.reduce_tied else -1,
+        ranks.norm_ns if after.norm else -1,
     )
 
 

@@ -27,6 +27,7 @@ from sim.cost.measured import fitted_cluster, profiled_message, profiled_part_ti
 from sim.cost.modelled import (
     PartTimes,
     Setup,
+    TimedWork,
     exchange,
     gradient_norm,
     part_times,
@@ -60,13 +61,19 @@ _part_fields = attrgetter(
 _message_fields = attrgetter(
     "micro_batch", "slices", "sequence_parallel", "scatter_gather", "precision"
 )
-_flush_fields = attrgetter(
+_reduce_fields = attrgetter(
     "tensor",
     "data",
-    "pipeline",
     "sharding",
     "gradient_reduction",
     "gradient_bucket",
+    "precision",
+    "gradient_precision",
+)
+_rank_fields = attrgetter(
+    "tensor",
+    "data",
+    "sharding",
     "precision",
     "gradient_precision",
     "master_weights",
@@ -111,16 +118,20 @@ class Messages(NamedTuple):
     shares: NDArray[np.bool_]
 
 
-class FlushCosts(NamedTuple):
-    """What follows the passes, of what the plan has no use for 0.
+class StageFlush(NamedTuple):
+    """What a stage's reduction takes after the passes or beside them, how much of it may be hidden,
+    and what gathering its weights takes; 0 where the plan has no such thing.
 
-    stage_ns: (3, num_stages), what a stage's reduction takes, how much of it may be hidden, and
-    what gathering its weights takes; by_rank_ns: the same, (3, num_ranks, num_chunks).
-    optimizer_ns: (num_ranks,).
+    by_stage_ns: (3, num_stages). by_rank_ns: the same, (3, num_ranks, num_chunks).
     """
 
-    stage_ns: I64
+    by_stage_ns: I64
     by_rank_ns: I64
+
+
+class RankFlush(NamedTuple):
+    """What ranks do after that, 0 where the plan has no such thing. optimizer_ns: (num_ranks,)."""
+
     optimizer_ns: I64
     tied_ns: int
     norm_ns: int
@@ -133,7 +144,8 @@ class LayoutCosts:
     cut: Cut
     passes: Passes
     messages: Messages
-    flush: FlushCosts
+    stages: StageFlush
+    ranks: RankFlush
     exchange_ns: int
 
 
@@ -154,6 +166,7 @@ class CostBook:
             self.cluster = fitted_cluster(scenario.cluster, profile.efficiency)
         self._exchange_ns = _rounded(exchange(self._setup(scenario.plan)))
         self._known: dict[Hashable, Any] = {}
+        self._work: TimedWork = {}
 
     def knows(self, plan: Plan) -> bool:
         """Whether a plan is of the kind whose costs are found here."""
@@ -182,15 +195,20 @@ class CostBook:
             ("messages", where, cut_key[1] > 1, *_message_fields(plan)),
             lambda: self._messages(plan, where),
         )
-        flush_key = ("flush", cut_key, groups, *_flush_fields(plan))
-        if plan.gradient_reduction == "overlapped" or self.profile is not None:
-            flush_key = (*flush_key, part_key)
-        flush = self._once(flush_key, lambda: self._flush(plan, part_key, cut))
+        reduce_key: tuple[Hashable, ...] = ("stages", cut_key, groups.data, *_reduce_fields(plan))
+        if plan.gradient_reduction == "overlapped":
+            reduce_key = (*reduce_key, part_key)
+        stages = self._once(reduce_key, lambda: self._stages(plan, part_key, cut))
+        rank_key: tuple[Hashable, ...] = ("ranks", cut_key, groups, *_rank_fields(plan))
+        if self.profile is not None:
+            rank_key = (*rank_key, part_key)
+        ranks = self._once(rank_key, lambda: self._ranks(plan, cut))
         return LayoutCosts(
             cut=cut,
             passes=passes,
             messages=messages,
-            flush=flush,
+            stages=stages,
+            ranks=ranks,
             exchange_ns=self._exchange_ns if plan.p2p == "blocking" else 0,
         )
 
@@ -222,7 +240,7 @@ class CostBook:
         found = []
         for _, context, tokens in group_pieces(group, self.model.sequence):
             if self.profile is None:
-                found.append(part_times(setup, tokens, context))
+                found.append(part_times(setup, tokens, context, self._work))
             else:
                 found.append(profiled_part_times(setup, self.profile, tokens, context)[0])
         return tuple(found)
@@ -243,7 +261,7 @@ class CostBook:
                 else:
                     both = self._once(key, partial(_pass, part, own, loading if j == 0 else 0.0))
                 found[0, c, j], found[1, c, j] = both
-        return _passes(found, cut)
+        return _stage_passes(found, cut)
 
     def _messages(self, plan: Plan, where: Placed) -> Messages:
         group, p = plan.groups[0], plan.pipeline
@@ -290,7 +308,7 @@ class CostBook:
             shares=_shares(links, first_link, p),
         )
 
-    def _flush(self, plan: Plan, part_key: Hashable, cut: Cut) -> FlushCosts:
+    def _stages(self, plan: Plan, part_key: Hashable, cut: Cut) -> StageFlush:
         setup, flush = self._setup(plan), flush_of(scenario_with(self.scenario, plan))
         found = np.zeros((3, len(cut.parts)), np.int64)
         for c, part in enumerate(cut.parts):
@@ -302,15 +320,17 @@ class CostBook:
             if flush.gather_weights:
                 count = stage_parameters(part, setup.scenario)
                 found[2, c] = _rounded(weight_gather(setup, count))
+        by_stage = found[:, cut.content]
+        return StageFlush(by_stage_ns=by_stage, by_rank_ns=_by_rank(by_stage, plan.pipeline))
+
+    def _ranks(self, plan: Plan, cut: Cut) -> RankFlush:
+        setup, flush = self._setup(plan), flush_of(scenario_with(self.scenario, plan))
         ranks = [[cut.parts[c] for c in kind] for kind in cut.held]
         most = max(rank_parameters(own, setup.scenario) for own in ranks)
         ends = (0, plan.pipeline - 1) if plan.pipeline > 1 else ()
-        tied, norm = flush.reduce_tied, flush.norm
         steps = [_rounded(optimizer_parts(setup, self.profile, own)) for own in ranks]
-        by_stage = found[:, cut.content]
-        return FlushCosts(
-            stage_ns=by_stage,
-            by_rank_ns=_by_rank(by_stage, plan.pipeline),
+        tied, norm = flush.reduce_tied, flush.norm
+        return RankFlush(
             optimizer_ns=np.array(steps, np.int64)[cut.kind_of],
             tied_ns=_rounded(tied_parts(setup, self.profile, ends)) if tied else 0,
             norm_ns=_rounded(gradient_norm(setup, most)) if norm else 0,
@@ -325,7 +345,7 @@ class _Groups(NamedTuple):
     tied: Group | None
 
 
-def _passes(found: I64, cut: Cut) -> Passes:
+def _stage_passes(found: I64, cut: Cut) -> Passes:
     p = len(cut.kind_of)
     v, n = len(cut.content) // p, found.shape[2]
     by_stage = found[:, cut.content]
@@ -343,7 +363,7 @@ def _by_rank(by_stage: I64, num_ranks: int) -> I64:
 
 
 def _pass(part: StagePart, times: PartTimes, loading_ns: float) -> tuple[int, int]:
-    passes = stage_times(part, times, loading_ns)
+    passes = stage_times(part, times, loading_ns, passes=("forward", "backward"))
     return _rounded(passes["forward"]), _rounded(passes["backward"])
 
 

@@ -49,7 +49,8 @@ def priced(encoded: Encoded, costs: LayoutCosts) -> Prices:
 
     encoded: of the layout's shape.
     """
-    cut, passes, messages, flush = costs.cut, costs.passes, costs.messages, costs.flush
+    cut, passes, messages = costs.cut, costs.passes, costs.messages
+    stages, ranks = costs.stages.by_stage_ns, costs.ranks
     content, num_ranks = cut.content, len(cut.kind_of)
     num_slices = passes.forward_ns.shape[1]
     where = _known.get(encoded)
@@ -60,13 +61,13 @@ def priced(encoded: Encoded, costs: LayoutCosts) -> Prices:
     times[2], times[4] = messages.post_ns, messages.post_ns
     times[3], times[5] = messages.unpack_ns, messages.unpack_ns
     times[6] = costs.exchange_ns
-    times[7, :, 0], times[8, :, 0] = flush.stage_ns[0], flush.stage_ns[2]
-    times[9, :num_ranks, 0] = flush.optimizer_ns
-    times[10], times[11] = flush.tied_ns, flush.norm_ns
+    times[7, :, 0], times[8, :, 0] = stages[0], stages[2]
+    times[9, :num_ranks, 0] = ranks.optimizer_ns
+    times[10], times[11] = ranks.tied_ns, ranks.norm_ns
     duration = times.ravel()[where.slot]
     hidden = np.zeros(len(duration), np.int64)
     reduces = where.hidden >= 0
-    hidden[reduces] = flush.stage_ns[1, where.hidden[reduces]]
+    hidden[reduces] = stages[1, where.hidden[reduces]]
     first, message = messages.first_link, where.message
     count = first[message + 1] - first[message]
     first_link = np.zeros(len(message) + 1, np.int64)
