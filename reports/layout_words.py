@@ -13,6 +13,7 @@ RECOMPUTATION = {
     "selective": "selective recomputation",
     "full": "full recomputation",
 }
+ZERO = {"optimizer": "zero1", "full": "zero3"}
 SHARDING = {"optimizer": "optimizer state sharded", "full": "fully sharded"}
 _FIELDS = {"micro_batch": "microbatch", "gradient_reduction": "reductions"}
 _FIELDS |= {"p2p": "messages", "gpus": "GPUs"}
@@ -64,16 +65,16 @@ def compact(plan: Plan) -> str:
     if plan.recomputation != "none":
         parts.append(plan.recomputation)
     parts += ["sp"] * plan.sequence_parallel
-    parts += {"optimizer": ["zero1"], "full": ["zero3"]}.get(plan.sharding, [])
+    parts += [ZERO[plan.sharding]] if plan.sharding in ZERO else []
     parts += ["overlapped"] * (plan.gradient_reduction == "overlapped")
     if plan.placement != "tensor-data-pipeline":
-        parts.append(place(plan))
+        parts.append(place(plan.placement))
     return " ".join(parts)
 
 
-def place(plan: Plan) -> str:
+def place(placement: str) -> str:
     """A placement by its letters: `t-d-p`."""
-    return "-".join(axis[0] for axis in plan.placement.split("-"))
+    return "-".join(axis[0] for axis in placement.split("-"))
 
 
 COMPACT = (
@@ -114,7 +115,10 @@ def value_text(value: object) -> str:
 
 
 def value_of(field: str, value: str) -> str:
-    """A value as a plan has it, in words: slices of `null` are `whole`, `false` is `no`."""
+    """A value as a plan has it, in words: slices of `null` are `whole`, `false` is `no`, a
+    placement is its letters."""
+    if field == "placement":
+        return place(value)
     if value == "null":
         return "whole" if field == "slices" else "none"
     return {"true": "yes", "false": "no"}.get(value, value)

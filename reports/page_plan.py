@@ -183,7 +183,9 @@ def front_section(answer: PlanAnswer) -> Section:
     found = answer.found
     fastest = min(found.front, key=lambda c: c.iteration_ns)
     leanest = min(found.front, key=lambda c: c.peak_bytes)
-    slower = leanest.iteration_ns / fastest.iteration_ns - 1
+    half = [c for c in found.front if 2 * c.peak_bytes <= fastest.peak_bytes]
+    shown = min(half, key=lambda c: c.iteration_ns) if half else leanest
+    slower = shown.iteration_ns / fastest.iteration_ns - 1
     chart = charts_plan.front(answer)
     names = {trace["name"] for trace in chart["data"]}
     bands = charts_plan.cost_bands(found.front)
@@ -197,7 +199,7 @@ def front_section(answer: PlanAnswer) -> Section:
     return Section(
         name="front",
         topic="Front",
-        claim=f"With {words.size(leanest.peak_bytes)} instead of {words.size(fastest.peak_bytes)} "
+        claim=f"With {words.size(shown.peak_bytes)} instead of {words.size(fastest.peak_bytes)} "
         f"a device an iteration takes {words.percent(slower)} longer",
         reading="No layout that was searched beats one of the front in time, memory and cost at "
         f"once.{sizes} Point at one for its layout.",
@@ -235,7 +237,7 @@ def time_section(answer: PlanAnswer) -> Section:
                 legend=tuple((tint, text) for tint, text, _ in charts_plan.used_groups(answer)),
             ),
         ),
-        tables=(plan_tables.time_table(answer),),
+        tables=(plan_tables.time_table(answer.details),),
         lists=(
             (
                 "What the bars are",
@@ -249,7 +251,8 @@ def _time_claim(answer: PlanAnswer) -> str:
     """What the winner saves most over the scenario's own layout; else what it spends most on."""
     groups = charts_plan.used_groups(answer)
     best = [charts_plan.group_seconds(answer, 0, names) for _, _, names in groups]
-    own = next((i for i, d in enumerate(answer.details) if d.candidate is answer.found.baseline), 0)
+    held = answer.detail(answer.found.baseline)
+    own = 0 if held is None else answer.details.index(held)
     if own == 0:
         most = max(range(len(groups)), key=best.__getitem__)
         share = best[most] / sum(best)

@@ -78,7 +78,9 @@ class PlanAnswer:
 
     def detail(self, candidate: Candidate | None) -> Detail | None:
         """The prediction of a layout, where it was made."""
-        return next((d for d in self.details if d.candidate is candidate), None)
+        if candidate is None:
+            return None
+        return next((d for d in self.details if d.candidate.plan == candidate.plan), None)
 
 
 def laid_out(scenario: Scenario, candidate: Candidate) -> Scenario:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reports import layout_words, words
 from reports.charts import GIB
-from reports.plan_answer import PlanAnswer
+from reports.plan_answer import Detail, PlanAnswer
 from reports.tables import Cell, Table, memory, seconds, share, text
 from scenarios.schema import Plan
 from sim.planner.layouts.found import Candidate, Sensitivity
@@ -41,7 +41,7 @@ _COLUMNS = (
         short="sp",
         value=lambda p: "yes" if p.sequence_parallel else "no",
     ),
-    _Column(field="sharding", name="Sharding", short="sharding", value=lambda p: p.sharding),
+    _Column(field="sharding", name="Sharding", short="shard", value=lambda p: p.sharding),
     _Column(
         field="gradient_reduction",
         name="Reductions",
@@ -56,6 +56,8 @@ _COLUMNS = (
     ),
 )
 _ALWAYS = ("tensor", "pipeline", "data", "micro_batch", "schedule")
+_MANY = 30
+"""Alternatives from which on their table is folded."""
 _DERIVED = ("chunks", "slices")
 
 
@@ -216,6 +218,7 @@ def alternatives(answer: PlanAnswer) -> Table:
         columns=("Instead", "Time", "Slower by", "Best such layout", "Why"),
         rows=tuple(rows),
         groups=groups,
+        fold=len(rows) > _MANY,
     )
 
 
@@ -261,16 +264,16 @@ def _overtaken(item: Sensitivity, plan: Plan) -> str:
     return "; ".join(told) or "stays the best"
 
 
-def time_table(answer: PlanAnswer, *, least: float = 0.0) -> Table:
-    """Where the time of a device goes, in the layouts that were predicted with all figures.
+def time_table(details: Sequence[Detail], *, least: float = 0.0) -> Table:
+    """Where the time of a device goes, in layouts that were predicted with all figures.
 
     least: categories below this share of every layout are summed up as others.
     """
-    totals = [d.prediction.figures.iteration_ns / 1e9 for d in answer.details]
+    totals = [d.prediction.figures.iteration_ns / 1e9 for d in details]
     kinds: dict[str, list[float]] = {}
-    for position, detail in enumerate(answer.details):
+    for position, detail in enumerate(details):
         for name, part in detail.breakdown.items():
-            large = any(d.breakdown.get(name, 0.0) >= least for d in answer.details)
+            large = any(d.breakdown.get(name, 0.0) >= least for d in details)
             own = kinds.setdefault(name if large else "other", [0.0] * len(totals))
             own[position] += part * totals[position]
     names = sorted(kinds, key=lambda k: (k == "other", -max(kinds[k])))
@@ -285,7 +288,7 @@ def time_table(answer: PlanAnswer, *, least: float = 0.0) -> Table:
     rows.append((text("sum"), *(seconds(total) for total in totals)))
     return Table(
         caption="Where a device's time goes",
-        columns=("Category", *(detail.name for detail in answer.details)),
+        columns=("Category", *(detail.name for detail in details)),
         rows=tuple(rows),
     )
 
@@ -332,10 +335,19 @@ def _named(field: str) -> str:
     return name[0].upper() + name[1:]
 
 
+def _shortened(field: str, value: object) -> object:
+    """A value in the few letters that a terminal has room for."""
+    if field == "placement":
+        return layout_words.place(str(value))
+    if field == "sharding":
+        return layout_words.ZERO.get(str(value), value)
+    return "beside" if value == "overlapped" else value
+
+
 def _value(column: _Column, plan: Plan, *, short: bool) -> Cell:
     value = column.value(plan)
-    if short and column.field == "placement":
-        value = layout_words.place(plan)
+    if short:
+        value = _shortened(column.field, value)
     if isinstance(value, int) and not isinstance(value, bool):
         return _number(value)
     return text(value)

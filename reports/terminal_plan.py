@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -21,7 +22,8 @@ _FRONT = 10
 """Rows of the front in a terminal."""
 _HEADS = (
     "t, p, d: tensor, pipeline, data degree; mb: sequences of a microbatch; sp: sequence parallel; "
-    "reduce: when gradients are; place: innermost first"
+    "shard: zero1 the optimizer's state, zero3 all; reduce: gradients after or beside the passes; "
+    "place: innermost first"
 )
 _PER_FIELD = 2
 """Alternatives of a dimension in a terminal, the nearest."""
@@ -54,13 +56,13 @@ def _show_found(out: Console, answer: PlanAnswer) -> None:
     if best.alike:
         out.print(f"in all of them: {', '.join(best.alike)}")
     out.print(_HEADS, style="dim")
-    if len(answer.details) > 1:
-        _head(out, "where a device's time goes")
-        out.print(_rich(plan_tables.time_table(answer, least=0.01)))
+    own = answer.details[: 1 if found.baseline is None else 2]
+    _head(out, "where a device's time goes")
+    out.print(_rich(plan_tables.time_table(own, least=0.01)))
     if len(found.front) > 1:
         _head(out, "the front: none of these is beaten in time, memory and cost at once")
         whole = plan_tables.front(answer, short=True)
-        out.print(_rich(_first(whole, _FRONT)))
+        out.print(_rich(_some(whole, _FRONT)))
         _left(out, len(whole.rows) - _FRONT)
         out.print(_plain(layout_words.COMPACT), style="dim")
     if found.alternatives:
@@ -93,8 +95,13 @@ def _left(out: Console, number: int) -> None:
         out.print(f"  and {number} more, in --report and --json", style="dim")
 
 
-def _first(table: Table, rows: int) -> Table:
-    return Table(caption=table.caption, columns=table.columns, rows=table.rows[:rows])
+def _some(table: Table, most: int) -> Table:
+    """A table with the first row, the last, and others evenly between them."""
+    if len(table.rows) <= most:
+        return table
+    last = len(table.rows) - 1
+    chosen = sorted({round(i * last / (most - 1)) for i in range(most)})
+    return replace(table, rows=tuple(table.rows[i] for i in chosen))
 
 
 def _rich(table: Table) -> RichTable:

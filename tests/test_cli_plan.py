@@ -32,6 +32,12 @@ def call(capsys: pytest.CaptureFixture[str], *tokens: str) -> tuple[int, str, st
     return code, captured.out, captured.err
 
 
+@pytest.mark.parametrize("command", ["plan", "sweep"])
+def test_help_teaches(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, out, _ = call(capsys, command, "--help")
+    assert code == 0 and f"Usage: pipetwin {command}" in out and f"As pipetwin {command}" in out
+
+
 def test_plan_finds_shows_and_writes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     page, best = tmp_path / "plan.html", tmp_path / "best.yaml"
     code, out, err = call(capsys, "plan", *SMALL, "--report", str(page), "-o", str(best))

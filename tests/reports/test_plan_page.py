@@ -104,7 +104,7 @@ def test_times_sum_to_the_iteration(pages: dict[str, str], answer: PlanAnswer) -
     for position, detail in enumerate(answer.details):
         total = sum(bar["x"][position] for bar in bars)
         assert total == pytest.approx(detail.candidate.iteration_ns / 1e9, rel=1e-9)
-    rows = plan_tables.time_table(answer, least=0.05).rows
+    rows = plan_tables.time_table(answer.details, least=0.05).rows
     assert rows[-2][0].text == "other"
     for column in range(1, len(rows[0])):
         assert sum(row[column].value or 0 for row in rows[:-1]) == pytest.approx(
