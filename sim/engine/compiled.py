@@ -96,8 +96,9 @@ class _Facts:
         # Weak, as these facts are kept for as long as the program is.
         self._encoded = ref(encoded)
         self.times = 0
-        used = encoded.slot[encoded.slot >= 0]
-        self._ops = np.bincount(used, minlength=len(encoded.slots)).astype(float)
+        # Shifted by one, as NOTHING is -1.
+        count = np.bincount(encoded.slot + 1, minlength=len(encoded.slots) + 1)
+        self._ops = count[1:].astype(float)
         count = np.bincount(encoded.transfer_slot, minlength=len(encoded.transfer_slots))
         self._messages = count.astype(float)
         self.sender = np.zeros(len(encoded.transfer_slots), np.int32)
