@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import TypeAlias
+from functools import lru_cache
+from itertools import accumulate
+from typing import NamedTuple
 
 from scenarios.schema import PRECISION_BYTES
 from sim.cost.collectives import all_gather_ns, all_reduce_ns, data_group, reduce_scatter_ns
@@ -21,9 +22,6 @@ from sim.cost.parts import Parts, larger, rounded, summed, total_ns
 from sim.cost.shapes import Part, Pass
 from sim.workload.parameters import LAYER_MATRICES, part_parameters, token_table_parameters
 from sim.workload.partition import StagePart
-
-Payloads: TypeAlias = Sequence[tuple[int, float]]
-"""Gradients in the order in which a backward pass makes them: (bytes, ns it then still takes)."""
 
 
 def gradient_reduction(
@@ -42,28 +40,32 @@ def gradient_reduction(
     group, launch = data_group(cluster, plan), cluster.device.efficiency.launch
     reduce = reduce_scatter_ns if plan.sharding == "optimizer" else all_reduce_ns
 
-    @cache  # Nearly all buckets are of one size.
     def time_of(payload_bytes: float) -> float:
         return launch + reduce(payload_bytes, group, cluster)
 
     width = PRECISION_BYTES[plan.reduced_precision]
-    payloads = _gradients(
-        setup, part.active, times, "backward_weight" if split else "backward", width
-    )
+    made = _gradients(setup, part.active)
+    sizes = tuple(size * width for _, size in made)
     if plan.gradient_reduction == "after":
-        return rounded({"data_parallel": time_of(sum(size for size, _ in payloads))})
-    buckets = bucketed(payloads, plan.gradient_bucket)
-    durations = [time_of(size) for size, _ in buckets]
-    tail = reduction_tail_ns([left for _, left in buckets], durations)
+        return rounded({"data_parallel": time_of(sum(sizes))})
+    buckets = bucketed(sizes, plan.gradient_bucket)
+    durations = [time_of(plan.gradient_bucket)] * buckets.num_full
+    if buckets.rest:
+        durations.append(time_of(buckets.rest))
+    name: Pass = "backward_weight" if split else "backward"
+    totals = {which: total_ns(times[which][name]) for which, _ in made}
+    left_ns = _left_ns([totals[which] for which, _ in made])
+    tail = reduction_tail_ns([left_ns[place] for place in buckets.last], durations)
     cost = rounded({"data_parallel": sum(durations)})
     hidden = max(0.0, cost.duration_ns - tail)
     slowdown = cluster.device.efficiency.overlap_slowdown
     return replace(cost, hidden_ns=round(hidden * (1.0 - slowdown)))
 
 
-def _gradients(setup: Setup, part: StagePart, times: PartTimes, name: Pass, width: int) -> Payloads:
-    """Head, layers from the last to the first, embedding; a tied table that both ends of one stage
-    use is complete with the embedding."""
+def _gradients(setup: Setup, part: StagePart) -> list[tuple[Part, int]]:
+    """Parts and their numbers of gradients in the order in which a backward pass makes them: head,
+    layers from the last to the first, embedding; a tied table that both ends of one stage use is
+    complete with the embedding."""
     sizes = dict(part_parameters(part, setup.scenario))
     if part.head and part.embedding and setup.model.shares_table:
         sizes["head"] -= token_table_parameters(setup.model, setup.plan.tensor)
@@ -72,27 +74,40 @@ def _gradients(setup: Setup, part: StagePart, times: PartTimes, name: Pass, widt
         "layer": part.num_layers,
         "embedding": int(part.embedding),
     }
-    order = [which for which, number in numbers.items() for _ in range(number)]
-    left = sum(total_ns(times[which][name]) for which in order)
+    return [(which, sizes[which]) for which, number in numbers.items() for _ in range(number)]
+
+
+def _left_ns(durations_ns: Sequence[float]) -> list[float]:
+    """What is left of a pass after each of its parts."""
+    left = sum(durations_ns)
     found = []
-    for which in order:
-        left -= total_ns(times[which][name])
-        found.append((sizes[which] * width, max(0.0, left)))
+    for duration in durations_ns:
+        left -= duration
+        found.append(max(0.0, left))
     return found
 
 
-def bucketed(payloads: Payloads, bucket_bytes: int) -> Payloads:
-    """Buckets of at most `bucket_bytes` in the order of the gradients, each with the time that the
-    pass still takes when the last gradient in it is made."""
-    found: list[tuple[int, float]] = []
+class Buckets(NamedTuple):
+    """How many buckets are full, the bytes of one more (0 for none), and of each the place of the
+    last gradient in it."""
+
+    num_full: int
+    rest: int
+    last: tuple[int, ...]
+
+
+@lru_cache(maxsize=1024)
+def bucketed(sizes: tuple[int, ...], bucket_bytes: int) -> Buckets:
+    """Buckets of at most `bucket_bytes` of gradients of so many bytes, in their order."""
+    last: list[int] = []
     filled = 0
-    for size, left in payloads:
-        while filled + size >= bucket_bytes:
-            found.append((bucket_bytes, left))
-            size -= bucket_bytes - filled
-            filled = 0
-        filled += size
-    return [*found, (filled, payloads[-1][1])] if filled else found
+    for place, size in enumerate(sizes):
+        full, filled = divmod(filled + size, bucket_bytes)
+        last += [place] * full
+    num_full = len(last)
+    if filled:
+        last.append(len(sizes) - 1)
+    return Buckets(num_full, filled, tuple(last))
 
 
 def reduction_tail_ns(left_ns: Sequence[float], durations_ns: Sequence[float]) -> float:
@@ -102,11 +117,9 @@ def reduction_tail_ns(left_ns: Sequence[float], durations_ns: Sequence[float]) -
     largest over them of what is left to reduce from its being ready on, less what the pass still
     takes then.
     """
-    tail = following = 0.0
-    for left, duration in zip(reversed(left_ns), reversed(durations_ns), strict=True):
-        following += duration
-        tail = max(tail, following - left)
-    return tail
+    following = accumulate(reversed(durations_ns))
+    tails = [after - left for after, left in zip(following, reversed(left_ns), strict=True)]
+    return max(0.0, max(tails, default=0.0))
 
 
 def weight_gather(setup: Setup, parameters: int) -> Parts:
