@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from reports import layout_words, words
@@ -67,8 +68,7 @@ def _chosen(answer: PlanAnswer) -> str:
         return f"{number} {device} are the fewest that do it in {limit}."
     what = {"time": "fastest", "cost": "cheapest"}[found.objective]
     within = f" within {limit}" if limit else ""
-    numbers = [words.count(space.num_devices) for space in found.spaces]
-    tried = " and ".join([", ".join(numbers[:-1]), numbers[-1]] if len(numbers) > 1 else numbers)
+    tried = plural_numbers(found.spaces)
     of = f"Of {tried} {device}, {number} are" if len(found.spaces) > 1 else "This is"
     return f"{of} {what}{within}."
 
@@ -92,23 +92,27 @@ def _nothing(answer: PlanAnswer) -> str:
     )
 
 
-def space_line(answer: PlanAnswer, space: Space) -> str:
-    """What became of the candidates of one number of devices."""
-    return (
-        f"{words.count(space.counted)} layouts of {devices(answer, space.num_devices)}: "
-        f"{words.count(space.over_memory)} do not fit in memory, {words.count(space.bounded)} "
-        f"cannot be better by a proved lower bound, {words.count(space.simulated)} were simulated"
-    )
-
-
 def searched(answer: PlanAnswer) -> str:
     """The size of the space, what became of it, and how long it took."""
-    found = answer.found
+    found, spaces = answer.found, answer.found.spaces
     total = answer.num_candidates
     took = f"{words.significant(found.seconds, 3)}{words.NBSP}s"
     rate = f", {words.count(total / found.seconds)} layouts a second" if found.seconds > 0 else ""
-    lines = "; ".join(space_line(answer, space) for space in found.spaces)
-    return f"Searched: {lines} ({took}{rate})."
+    number = devices(answer, spaces[-1].num_devices)
+    if len(spaces) > 1:
+        number = f"{plural_numbers(spaces)} {device_word(answer)}s"
+    return (
+        f"Searched: {words.count(total)} layouts of {number}: "
+        f"{words.count(sum(s.over_memory for s in spaces))} do not fit in memory, "
+        f"{words.count(sum(s.bounded for s in spaces))} cannot be better by a proved lower bound, "
+        f"{words.count(sum(s.simulated for s in spaces))} were simulated ({took}{rate})."
+    )
+
+
+def plural_numbers(spaces: Sequence[Space]) -> str:
+    """The numbers of devices that were searched: `16, 32 and 64`."""
+    numbers = [words.count(space.num_devices) for space in spaces]
+    return " and ".join([", ".join(numbers[:-1]), numbers[-1]] if len(numbers) > 1 else numbers)
 
 
 def sizes(space: Space) -> str:
@@ -157,7 +161,9 @@ def notes(answer: PlanAnswer) -> list[str]:
         told.append("Costs come from the device model, without a profile of this hardware.")
     else:
         told.append(f"Costs are calibrated on {answer.profile.device}.")
-    if not answer.asked.has_baseline:
+    if answer.asked.is_borrowed:
+        pass  # A model alone has no layout.
+    elif not answer.asked.has_baseline:
         told.append(
             "The scenario's own layout does not suit these numbers, so nothing is beside it."
         )

@@ -66,6 +66,8 @@ def plan(
         jobs=asked.jobs,
         progress=meter(console.progress()),
     )
+    if not question.has_baseline:
+        found = replace(found, baseline=None)
     near = NEAR if report is not None else 0
     answer = PlanAnswer(
         asked=question,
@@ -133,9 +135,12 @@ def meter(
 
     def tell(state: Progress) -> None:
         head = f"{words.count(state.num_devices)} GPUs: "
+        if state.what == "counting":
+            text = f"{words.count(state.counted)} layouts counted and bounded so far"
+            show(f"{head}{text}, {words.count(state.settled)} of them over memory")
+            return
         if state.what != "simulating":
             doing = {
-                "counting": "counting layouts",
                 "reasons": "why not others",
                 "sensitivity": "what the best hangs on",
             }[state.what]

@@ -41,6 +41,8 @@ def show_plan(answer: PlanAnswer, *, as_json: bool) -> None:
     style = "bold" if found.ranked else "bold red"
     out.print(Text(_plain(plan_words.verdict(answer)), style=style))
     out.print(_plain(plan_words.searched(answer)))
+    if len(found.spaces) > 1:
+        out.print(_rich(plan_tables.spaces(answer)))
     if found.ranked:
         _show_found(out, answer)
     for note in plan_words.notes(answer):

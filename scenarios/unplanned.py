@@ -53,13 +53,15 @@ class Unplanned:
     """What a search is asked.
 
     loaded: model, cluster and batch; the plan is the one that others are held against, on the
-        first of `gpus` devices, which it suits where `has_baseline`.
+        first of `gpus` devices, where `has_baseline`: it is the scenario's, and suits them.
+    is_borrowed: a model was named alone, whose plan is that of another one, but for its layout.
     assumed: what nobody gave, in words.
     """
 
     loaded: Loaded
     gpus: tuple[int, ...]
     has_baseline: bool
+    is_borrowed: bool = False
     assumed: tuple[str, ...] = ()
 
 
@@ -85,7 +87,8 @@ def unplanned(
     scenario = _plannable(loaded.scenario, name)
     assert scenario.model is not None and scenario.cluster is not None
     assumed = list(_assumed_of_model(scenario, names, cluster, batch, gpus)) if is_model else []
-    if batch is None and is_model and len(names) > 1:
+    borrowed = is_model and len(names) > 1
+    if batch is None and borrowed:
         raise CannotPlan(
             f"{name} is a model: give the sequences of one iteration, as `--batch 1536`"
         )
@@ -106,7 +109,8 @@ def unplanned(
     return Unplanned(
         loaded=replace(loaded, scenario=asked),
         gpus=counts,
-        has_baseline=not rules.check(asked),
+        has_baseline=not borrowed and not rules.check(asked),
+        is_borrowed=borrowed,
         assumed=(*assumed, *notes),
     )
 

@@ -39,6 +39,7 @@ def question(gpus: Sequence[int] = (16,), name: str = "") -> Unplanned:
         gpus=gpus,
         batch=64,
     )
+    asked = replace(asked, has_baseline=True, is_borrowed=False)
     if not name:
         return asked
     scenario = asked.loaded.scenario

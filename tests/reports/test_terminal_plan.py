@@ -127,7 +127,8 @@ def test_progress_tells_how_far_and_until_when() -> None:
     tell(replace(state, what="simulating"))
     tell(replace(state, what="simulating", settled=500, simulated=7, best_ns=19_220_000_000))
     tell(replace(state, what="reasons"))
-    assert lines[0] == "1,024 GPUs: counting layouts" and lines[3].endswith("why not others")
+    counting = "1,024 GPUs: 2,000 layouts counted and bounded so far, 0 of them over memory"
+    assert lines[0] == counting and lines[3].endswith("why not others")
     assert lines[1] == "1,024 GPUs: 0 of 2,000 layouts settled, 0 simulated"
     assert lines[2].startswith(
         "1,024 GPUs: 500 of 2,000 layouts settled, 7 simulated, best 19.22 s, about 30 s left"

@@ -41,7 +41,7 @@ def test_a_model_without_a_run_of_its_own_needs_a_batch() -> None:
     asked = unplanned("gpt3-13b", gpus=(64,), batch=512)
     scenario = asked.loaded.scenario
     assert scenario.model is not None and scenario.model.layers == 40
-    assert scenario.training is None and not asked.has_baseline
+    assert scenario.training is None and not asked.has_baseline and asked.is_borrowed
     assert scenario.plan.p2p == "blocking" and scenario.plan.scatter_gather
 
 
