@@ -6,14 +6,15 @@ The program: GPT 1T's of Megatron-LM's Table 1 (64 stages x 512 microbatches, 1F
 messages), under the costs of that scenario. An action is a forward or backward pass (65,536 of
 them), the strictest count; with both ends of the messages, and the flush, there are 194,754.
 
-Engines take turns, and rates are of medians. What is timed of the compiled engine: an evaluation
-without spans of the program encoded before, under new prices each time, as a search or a sweep
-does it. Before its fourth time a program is walked, then played from a tape of it; both are shown,
-as are programs whose links contend and which are always walked. SimPy has no mode without spans;
-the compiled engine's simulation with them is timed, too, encoding included.
+Engines take turns, and rates are of medians, by the processor's time of this process, which does
+not count what else runs on the machine: rates are those of one core. What is timed of the compiled
+engine: an evaluation without spans of the program encoded before, under new prices each time, as a
+search or a sweep does it. Before its fourth time a program is walked, then played from a tape of
+it; both are shown, as are programs whose links contend and which are always walked. SimPy has no
+mode without spans; the compiled engine's simulation with them is timed, too, encoding included.
 
-Growth: the time of an evaluation over a range of sizes, the fastest of many, as long ones are more
-often interrupted by what else runs, and the exponent that fits it best.
+Growth: the time of an evaluation over a range of sizes, the fastest of many, and the exponent that
+fits it best.
 Memory: the largest resident size of a fresh process that does nothing else than shape (or lower and
 encode) that program and evaluate it; all libraries are in it. The last line is one JSON object.
 """
@@ -64,14 +65,14 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def walls_s(run: Callable[[], object], repetitions: int) -> list[float]:
-    """The wall times of calls."""
-    walls = []
+def times_s(run: Callable[[], object], repetitions: int) -> list[float]:
+    """The times of calls."""
+    times = []
     for _ in range(repetitions):
-        started = time.perf_counter()
+        started = time.process_time()
         run()
-        walls.append(time.perf_counter() - started)
-    return walls
+        times.append(time.process_time() - started)
+    return times
 
 
 def changed(prices: Prices, number: int) -> Prices:
@@ -80,13 +81,13 @@ def changed(prices: Prices, number: int) -> Prices:
 
 
 def evaluations_s(encoded: Encoded, prices: Prices, repetitions: int) -> list[float]:
-    """The wall times of evaluations, each under other prices."""
+    """The times of evaluations, each under other prices."""
     from sim.engine.compiled import FROM_TAPE, evaluate
 
     for _ in range(FROM_TAPE):
         evaluate(encoded, prices)
     priced = iter([changed(prices, number) for number in range(repetitions)])
-    return walls_s(lambda: evaluate(encoded, next(priced)), repetitions)
+    return times_s(lambda: evaluate(encoded, next(priced)), repetitions)
 
 
 def engine_against_engine(repetitions: int, simulations: int) -> dict[str, object]:
@@ -104,18 +105,18 @@ def engine_against_engine(repetitions: int, simulations: int) -> dict[str, objec
     encoded = encode(program, costs)
     prices = price(encoded, costs)
     passes, actions = int((encoded.op == Op.PASS).sum()), num_actions(program)
-    started = time.perf_counter()
+    started = time.process_time()
     compiled.evaluate(encoded, prices)
-    loading_s = time.perf_counter() - started
+    loading_s = time.process_time() - started
     compiled.simulate(program, costs)
     ours, theirs, spans = [], [], []
     for _ in range(simulations):
-        started = time.perf_counter()
+        started = time.process_time()
         expected = simpy_engine.simulate(program, costs)
-        theirs.append(time.perf_counter() - started)
-        started = time.perf_counter()
+        theirs.append(time.process_time() - started)
+        started = time.process_time()
         found = compiled.simulate(program, costs)
-        spans.append(time.perf_counter() - started)
+        spans.append(time.process_time() - started)
         ours += evaluations_s(encoded, prices, repetitions)
         if sorted(found.spans) != sorted(expected.spans):
             raise SystemExit("the engines differ")
@@ -133,7 +134,7 @@ def engine_against_engine(repetitions: int, simulations: int) -> dict[str, objec
         "compiled_s": compiled_s,
         "compiled_with_spans_s": statistics.median(spans),
         "loading_s": loading_s,
-        "encode_s": statistics.median(walls_s(lambda: encode(program, costs), 3)),
+        "encode_s": statistics.median(times_s(lambda: encode(program, costs), 3)),
         "compiled_actions_per_s": passes / compiled_s,
         "simpy_actions_per_s": passes / simpy_s,
         "ratio": simpy_s / compiled_s,
@@ -200,8 +201,8 @@ def ways_of_evaluating(repetitions: int) -> dict[str, object]:
         firsts, seconds = [], []
         for _ in range(5):
             unknown = replace(encoded)
-            firsts += walls_s(lambda e=unknown, p=prices: evaluate(e, p), 1)  # type: ignore[misc]
-            seconds += walls_s(lambda e=unknown, p=prices: evaluate(e, p), 1)  # type: ignore[misc]
+            firsts += times_s(lambda e=unknown, p=prices: evaluate(e, p), 1)  # type: ignore[misc]
+            seconds += times_s(lambda e=unknown, p=prices: evaluate(e, p), 1)  # type: ignore[misc]
         passes = int((encoded.op == Op.PASS).sum())
         found[name] = {
             "passes": passes,
