@@ -307,7 +307,7 @@ def _why_claim(answer: PlanAnswer) -> str:
 def sensitivity_section(answer: PlanAnswer) -> Section:
     """What the winner's time and rank hang on."""
     items = plan_tables.by_effect(answer.found.sensitivities, answer.found.best.iteration_ns)
-    first = items[0]
+    first, (low, high) = items[0], plan_tables.factors(items)
     changed = [i for i in items if i.overtaken_low is not None or i.overtaken_high is not None]
     claim = f"The best layout's time hangs most on {first.input}"
     claim += (
@@ -320,14 +320,14 @@ def sensitivity_section(answer: PlanAnswer) -> Section:
         name="sensitivity",
         topic="Sensitivity",
         claim=claim,
-        reading=f"Each input alone × {first.low:g} and × {first.high:g}; the layout stays. Those "
-        "that came near the best are simulated with it, too.",
+        reading=f"Each input alone × {low:g} and × {high:g}; the layout stays, and those that came "
+        f"near it are simulated with it, too. {plan_words.MEMORY_INPUT}",
         figures=(
             Figure(
                 name="tornado",
                 title="The best layout's time where an input is otherwise (simulated)",
                 data=charts_plan.tornado(answer),
-                legend=(("r1", f"× {first.low:g}"), ("r4", f"× {first.high:g}"), *hatched),
+                legend=(("r1", f"× {low:g}"), ("r4", f"× {high:g}"), *hatched),
             ),
         ),
         tables=(plan_tables.sensitivities(answer),),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -225,25 +226,40 @@ def alternatives(answer: PlanAnswer) -> Table:
 def sensitivities(answer: PlanAnswer) -> Table:
     """What a change of each input does to the winner, the largest first."""
     best = answer.found.best
-    rows = []
-    for item in by_effect(answer.found.sensitivities, best.iteration_ns):
-        rows.append(
-            (
-                text(item.input),
-                *(
-                    Cell(text=words.percent(effect, signed=True), value=effect)
-                    for effect in effects(item, best.iteration_ns)
-                ),
-                text(_overtaken(item, best.plan)),
-            )
+    low, high = factors(answer.found.sensitivities)
+    rows = [
+        (
+            text(item.input),
+            *(
+                _effect(effect, own, usual)
+                for effect, own, usual in zip(
+                    effects(item, best.iteration_ns),
+                    (item.low, item.high),
+                    (low, high),
+                    strict=True,
+                )
+            ),
+            text(_overtaken(item, best.plan)),
         )
-    items = answer.found.sensitivities
-    low, high = (items[0].low, items[0].high) if items else (0.8, 1.2)
+        for item in by_effect(answer.found.sensitivities, best.iteration_ns)
+    ]
     return Table(
         caption="The winner's time where an input is otherwise",
         columns=("Input", f"× {low:g}", f"× {high:g}", "Better then"),
         rows=tuple(rows),
     )
+
+
+def factors(items: Sequence[Sensitivity]) -> tuple[float, float]:
+    """The factors that most inputs are changed by; some cannot be as large."""
+    low = Counter(item.low for item in items).most_common(1)[0][0]
+    high = Counter(item.high for item in items).most_common(1)[0][0]
+    return low, high
+
+
+def _effect(effect: float, factor: float, usual: float) -> Cell:
+    own = "" if factor == usual else f" (× {factor:.3g})"
+    return Cell(text=f"{words.percent(effect, signed=True)}{own}", value=effect)
 
 
 def effects(item: Sensitivity, best_ns: int) -> tuple[float, float]:

@@ -9,6 +9,8 @@ from reports import layout_words, words
 from reports.plan_answer import PlanAnswer
 from sim.planner.layouts.found import Alternative, Candidate, Space
 
+MEMORY_INPUT = "With more or less memory the time is that of the layout which is best then."
+"""A layout's own time does not hang on the device's memory."""
 OBJECTIVES = {"time": "time", "cost": "cost", "gpus": "the fewest GPUs"}
 
 

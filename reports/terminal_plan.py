@@ -76,6 +76,7 @@ def _show_found(out: Console, answer: PlanAnswer) -> None:
     if found.sensitivities:
         _head(out, "what it hangs on: the winner's time where an input is otherwise")
         out.print(_rich(plan_tables.sensitivities(answer)))
+        out.print(plan_words.MEMORY_INPUT, style="dim")
     out.print()
 
 
