@@ -1,9 +1,7 @@
 """The longest path through some of a program's passes, compiled by numba where it is there.
 
-What is bounded and why: `sim.planner.layouts.bounds`. A rank's passes of one direction are numbered
-in the order in which it runs them, as in `sim.schedule.rules`; a pass's type is its chunk or its
-slice (a program has several of one of them at most). The first index of an array with 2 rows, or
-`back`, is 0 for forward passes and 1 for backward ones.
+What is bounded and why: `sim.planner.layouts.bounds`; numbers, types and rows of passes:
+`sim.planner.layouts.bound_inputs`.
 """
 
 from __future__ import annotations
@@ -13,54 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.planner.layouts.bound_inputs import EXCHANGE, I64, OVERLAPPED, Route, Sent, Sizes
 from sim.schedule.compiling import compiled
-
-I64 = NDArray[np.int64]
-OVERLAPPED, BLOCKING, EXCHANGE = 0, 1, 2
-
-
-class Sizes(NamedTuple):
-    """num_types: of passes in each direction; period: passes after which types repeat."""
-
-    num_ranks: int
-    num_chunks: int
-    num_types: int
-    period: int
-    num_passes: int
-    mode: int
-
-
-class Route(NamedTuple):
-    """What of the path depends on the order of passes alone.
-
-    warm_ups: (num_ranks,). forwards, backwards: the numbers of the passes that it may go through,
-    ascending; the last backward pass of each chunk is among them. kinds: their types, in 2 rows;
-    turns: of each number the place of the one that is a turn of the ring before it, num_ranks
-    passes, or -1. types: (2, 2 period + 2), of all passes by their numbers.
-    """
-
-    warm_ups: I64
-    forwards: I64
-    backwards: I64
-    kinds: I64
-    turns: I64
-    types: I64
-
-
-class Sent(NamedTuple):
-    """Messages by way (onward, back) and sending rank.
-
-    occupancy: (2, num_ranks, num_slices). latency: (2, num_ranks). shares: (2, num_ranks): whether
-    a rank's two ways out share a link, and its two ways in. post, unpack: (num_slices,). exchange:
-    of one step.
-    """
-
-    occupancy: I64
-    latency: I64
-    shares: NDArray[np.bool_]
-    post: I64
-    unpack: I64
-    exchange: int
 
 
 class Times(NamedTuple):
@@ -416,33 +368,37 @@ def path(
 
 
 @compiled
-def finish(
-    ends: I64,
+def bound(
+    sizes: Sizes,
+    passes: I64,
+    sent: Sent,
+    route: Route,
+    alike: NDArray[np.bool_],
     posted: I64,
-    reduce: I64,
-    hidden: I64,
-    gather: I64,
+    stages: I64,
     optimizer: I64,
     beside: bool,
     tied: int,
     norm: int,
 ) -> int:
-    """When the last rank ends at least.
+    """When the last rank ends at least: `path`, and then the flush.
 
-    ends: as of `path`. posted: (num_ranks,): what a rank takes for messages after its last pass.
-    reduce, hidden, gather: (num_ranks, num_chunks). beside: whether reductions run beside the
-    passes. tied, norm: -1 where there is no such reduction.
+    posted: (num_ranks,): what a rank takes for messages after its last pass. stages: (3, num_ranks,
+    num_chunks), a stage's reduction, how much of it may be hidden, and the gathering of its
+    weights. beside: whether reductions run beside the passes. optimizer: (num_ranks,). tied, norm:
+    -1 where there is no such reduction.
     """
-    p, chunks = ends.shape
+    p, chunks = sizes.num_ranks, sizes.num_chunks
+    ends = np.empty((p, chunks), np.int64)
+    path(sizes, passes, sent, route, alike, ends)
     at = np.empty(p, np.int64)
     for rank in range(p):
         at[rank] = ends[rank, 0] + posted[rank]
         reduced = 0
         for chunk in range(chunks - 1, -1, -1):
-            took = reduce[rank, chunk]
+            took, hidden = stages[0, rank, chunk], stages[1, rank, chunk]
             if beside:
-                own = ends[rank, chunk] + took - hidden[rank, chunk]
-                reduced = max(own, reduced + took)
+                reduced = max(ends[rank, chunk] + took - hidden, reduced + took)
             else:
                 at[rank] += took
         at[rank] = max(at[rank], reduced)
@@ -453,25 +409,5 @@ def finish(
     for rank in range(p):
         at[rank] += optimizer[rank]
         for chunk in range(chunks):
-            at[rank] += gather[rank, chunk]
+            at[rank] += stages[2, rank, chunk]
     return int(at.max())
-
-
-@compiled
-def bound(
-    sizes: Sizes,
-    passes: I64,
-    sent: Sent,
-    route: Route,
-    alike: NDArray[np.bool_],
-    posted: I64,
-    flush: I64,
-    optimizer: I64,
-    beside: bool,
-    tied: int,
-    norm: int,
-) -> int:
-    """`finish` of `path`. flush: (3, num_ranks, num_chunks), its reduce, hidden and gather."""
-    ends = np.empty((sizes.num_ranks, sizes.num_chunks), np.int64)
-    path(sizes, passes, sent, route, alike, ends)
-    return finish(ends, posted, flush[0], flush[1], flush[2], optimizer, beside, tied, norm)

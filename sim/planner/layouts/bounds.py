@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from sim.planner.layouts.bound_kernels import (
+from sim.planner.layouts.bound_inputs import (
     BLOCKING,
     EXCHANGE,
     I64,
@@ -14,8 +14,8 @@ from sim.planner.layouts.bound_kernels import (
     Route,
     Sent,
     Sizes,
-    bound,
 )
+from sim.planner.layouts.bound_kernels import bound
 from sim.planner.layouts.costs import LayoutCosts
 from sim.schedule.shape import Shape, ShapeSchedule
 
