@@ -152,9 +152,12 @@ class _Tasks:
         self._skipped: deque[Seen | None] = deque()
 
     def set_pace(self, outcomes: Outcomes) -> None:
-        """Learn how long points take, so that a chunk is worth sending."""
-        mean = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
-        self._pace_s = mean if self._pace_s is None else (self._pace_s + mean) / 2
+        """Learn how long points take, so that a chunk is worth sending; points that break a rule
+        take none, and tell nothing of the others."""
+        times = [outcome.seconds for outcome in outcomes if outcome.seconds > 0]
+        if times:
+            mean = sum(times) / len(times)
+            self._pace_s = mean if self._pace_s is None else (self._pace_s + mean) / 2
 
     def step(self, appended: tuple[Seen, ...]) -> Step:
         """What was passed since the last step."""
@@ -165,18 +168,21 @@ class _Tasks:
     def chunks(self) -> Iterator[Chunk]:
         """The tasks, some at a time."""
         waiting: list[Task] = []
+        size, work = 1, 0
         for task in self._tasks():
             waiting.append(task)
-            if len(waiting) >= self._chunk_size():
+            work += task.scenario is not None
+            if work >= size or len(waiting) >= MAX_CHUNK:
                 yield tuple(waiting)
-                waiting = []
+                waiting, work, size = [], 0, self._next_size(size)
         if waiting:
             yield tuple(waiting)
 
-    def _chunk_size(self) -> int:
+    def _next_size(self, size: int) -> int:
+        """Points of the next chunk: no more than twice as many, as the first may be the fastest."""
         if self._pace_s is None:
             return 1
-        return max(1, min(MAX_CHUNK, int(CHUNK_S / max(self._pace_s, 1e-6))))
+        return max(1, min(2 * size, MAX_CHUNK, int(CHUNK_S / max(self._pace_s, 1e-6))))
 
     def _tasks(self) -> Iterator[Task]:
         sweep, known = self._sweep, self._known

@@ -24,10 +24,10 @@ plan: {schedule: 1f1b, pipeline: 2, microbatches: 2}
 costs: {forward: 2 ms, backward: 3 ms, send: 1 ms}
 """
 THOUSAND = (
-    "plan.schedule=1f1b,gpipe,terapipe,no-such-schedule",
+    "plan.microbatches=4..40..4",
     "plan.pipeline=1..5",
-    "plan.microbatches=1..10",
     "costs.send=0 ms,1 ms,2 ms,3 ms,4 ms",
+    "plan.schedule=1f1b,gpipe,terapipe,no-such-schedule",
 )
 """1,000 points, of which 250 fail."""
 FEW = ("plan.schedule=1f1b,gpipe,no-such-schedule", "plan.microbatches=1..4")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -76,7 +77,8 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 def test_killed_three_times_and_resumed_it_has_every_result_once(tmp_path: Path) -> None:
     out = tmp_path / "r.jsonl"
-    for until in sorted(random.randrange(600) for _ in range(3)):
+    for _ in range(3):
+        until = lines(out) + random.randrange(150)
         process = start(tmp_path, out)
         wait_for(lambda until=until: lines(out) >= until, f"{until} results")  # type: ignore[misc]
         time.sleep(random.random() * 0.05)
@@ -108,7 +110,10 @@ def test_interrupted_it_keeps_what_is_finished(tmp_path: Path) -> None:
     shown, err = finish(process)
     assert process.returncode == 130 and shown == ""
     kept = len(records(out))
-    assert f"interrupted: {1000 - kept:,} of 1,000 points are left" in err
+    told = re.search(r"interrupted: ([\d,]+) of 1,000 points are left", err)
+    assert told is not None, err
+    # What was written in the very moment of the interrupt may not be counted.
+    assert 1000 - kept <= int(told[1].replace(",", "")) < 1000
     assert "Traceback" not in err and "the same command goes on" in err
 
 

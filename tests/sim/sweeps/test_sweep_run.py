@@ -248,10 +248,26 @@ def test_chunks_grow_with_the_pace_of_points(tmp_path: Path) -> None:
 
     vary = ("plan.microbatches=1..40", "plan.pipeline=1,2")
     run(tiny_sweep(tmp_path, vary), tmp_path / "quick.jsonl", timed(0.01))
-    assert sizes[0] == 1 and max(sizes) == 25 and sum(sizes) == 80
+    assert sizes[:7] == [1, 2, 4, 8, 16, 25, 24]
     sizes.clear()
     run(tiny_sweep(tmp_path, vary), tmp_path / "slow.jsonl", timed(3.0))
     assert set(sizes) == {1}
+
+
+def test_points_that_break_a_rule_do_not_make_chunks_of_others_large(tmp_path: Path) -> None:
+    sizes: list[list[bool]] = []
+
+    def workers(setting: Setting, chunks: Any) -> Any:
+        for chunk in chunks:
+            sizes.append([task.scenario is not None for task in chunk])
+            slow = (replace(o, seconds=o.seconds and 1.0) for o in simulate_chunk(setting, chunk))
+            yield tuple(slow)
+
+    sends = ",".join(f"{n} us" for n in range(300))
+    vary = ("plan.schedule=no-such-schedule,1f1b", f"costs.send={sends}")
+    run(tiny_sweep(tmp_path, vary), tmp_path / "r.jsonl", workers)
+    assert len(sizes[0]) == 256 and not any(sizes[0])
+    assert max(sum(chunk) for chunk in sizes) == 1 and sum(map(sum, sizes)) == 300
 
 
 def test_left_early_it_keeps_what_it_yielded(tmp_path: Path) -> None:
