@@ -63,5 +63,5 @@ class Training:
     logarithm of the time it takes for what it computes; the median stays as predicted."""
     runs: Positive = 1000
     """Training runs that are simulated, for means and intervals."""
-    seed: StrictInt = 0
+    seed: Annotated[StrictInt, Field(ge=0)] = 0
     """Seed of failures, stragglers and jitter."""

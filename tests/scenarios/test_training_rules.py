@@ -43,6 +43,7 @@ def test_a_run_is_its_tokens_unless_more_is_said() -> None:
         (("training.checkpoint_stall=0.5",), "is for `checkpoints: background`; "),
         (("training.checkpoint_stall=2",), "stall=2: `2` is out of range: it must be at most 1;"),
         (("training.stragglers={share: 0.1, slowdown: 0.5}",), "slowdown.*must be at least 1"),
+        (("training.seed=-1",), "seed=-1: `-1` is out of range: it must be at least 0"),
         (("training.stragglers={share: 0.1}",), "slowdown: .*missing"),
         (("training.device_mtbf=50000",), "has no unit: write it with one"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from sim.planner.goodput.run import DAY_NS, Run
 MOST_FAILURES = 20_000_000
 """Failures simulated in all, about; where a run has many, fewer runs say as much."""
 FEWEST_RUNS = 20
+"""So many, or all that are asked for where these are fewer, are simulated or none."""
+LONGEST_SIMULATED_NS = 10 * 365 * DAY_NS
+"""A run that is expected to take longer than these 10 years is not simulated: one that comes to 29
+times as much, as one in e^29 may, would be more than 64 bits of nanoseconds hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,21 +44,21 @@ def estimated_days(run: Run, works_ns: Sequence[int], num_runs: int, seed: int) 
     """Simulate a run so many times, or as often as MOST_FAILURES allows, with each of the amounts
     of work in turn.
 
-    None where nothing is random; where it never finishes; or where even FEWEST_RUNS have too many
-    failures, of which the mean then is known well enough.
+    None where nothing is random; where it never finishes, or after LONGEST_SIMULATED_NS only; or
+    where even FEWEST_RUNS have too many failures, of which the mean then is known well enough.
     """
-    works = np.array(works_ns, dtype=np.int64)
+    if not run.finishes or (run.mtbf_ns is None and len(works_ns) == 1):
+        return None
     if run.mtbf_ns is None:
-        if len(works) == 1:
-            return None
-        extra = run.undisturbed_ns - run.work_ns
-        return _estimate(works + extra, np.arange(len(works)))
-    if not run.finishes:
+        undisturbed = [replace(run, work_ns=work).undisturbed_ns for work in works_ns]
+        return _estimate(np.array(undisturbed, dtype=np.int64), np.arange(len(works_ns)))
+    if run.expected_ns > LONGEST_SIMULATED_NS:
         return None
     affordable = int(MOST_FAILURES / max(1.0, run.expected_ns / run.mtbf_ns))
-    num_runs = min(num_runs, affordable)
-    if num_runs < min(FEWEST_RUNS, affordable + 1):
+    if affordable < min(num_runs, FEWEST_RUNS):
         return None
+    num_runs = min(num_runs, affordable)
+    works = np.array(works_ns, dtype=np.int64)
     which = np.arange(num_runs) % len(works)
     found = simulate_runs(run, works[which], np.random.default_rng([seed, 0]))
     return _estimate(found.total_ns, which)

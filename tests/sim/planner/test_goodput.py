@@ -292,6 +292,30 @@ def test_runs_with_too_many_failures_are_simulated_less_often() -> None:
     assert many.finishes and estimated_days(many, [many.work_ns], 1000, 0) is None
 
 
+@pytest.mark.parametrize("runs", [1, 5, 19, 20])
+def test_as_few_runs_as_are_asked_for_are_simulated(runs: int) -> None:
+    run = run_with(work=86_400, mtbf=9000, write=10, restart=60, interval=400)
+    found = estimated_days(run, [run.work_ns], runs, 0)
+    assert found is not None and found.num_runs == runs
+
+
+def test_no_simulated_time_is_more_than_64_bits_hold() -> None:
+    """Saved at its end alone, a run's time is as good as exponential around its mean."""
+    unsaved = run_with(work=10 * 86_400, mtbf=86_400, write=1, restart=1, interval=10 * 86_400)
+    for mtbf_days in (0.953, 1.0, 1.2, 1.5):
+        run = replace(unsaved, mtbf_ns=mtbf_days * DAY_NS)
+        assert run.finishes
+        found = estimated_days(run, [run.work_ns], 500, 0)
+        if found is None:
+            assert run.expected_ns > 10 * 365 * DAY_NS
+        else:
+            assert 0 < found.low < found.mean < found.high
+            assert found.mean == pytest.approx(run.expected_ns / DAY_NS, abs=4 * found.error)
+    far = replace(unsaved, work_ns=1 << 70, interval_ns=10**15)
+    assert estimated_days(far, [far.work_ns], 500, 0) is None
+    assert estimated_days(replace(far, mtbf_ns=None), [far.work_ns] * 2, 500, 0) is None
+
+
 def test_the_last_checkpoint_is_not_begun_before_the_one_before_is_written() -> None:
     run = run_with(work=1000, mtbf=1e5, write=90, restart=0, interval=330, pending=1.0)
     assert run.stretches == (2, 340 * SECOND)  # 10 s alone would be shorter than writing.
@@ -323,6 +347,8 @@ def test_draws_of_slow_devices_widen_the_error() -> None:
     assert both.low < one.high < both.high
     undisturbed = estimated_days(replace(run, mtbf_ns=None), works, 1000, 0)
     assert undisturbed is not None and undisturbed.num_runs == 2
+    saved = [replace(run, mtbf_ns=None, work_ns=work).expected_ns / DAY_NS for work in works]
+    assert undisturbed.mean == pytest.approx(sum(saved) / 2, rel=1e-12)
     assert estimated_days(replace(run, mtbf_ns=None), works[:1], 1000, 0) is None
 
 
