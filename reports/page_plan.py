@@ -335,7 +335,10 @@ def sensitivity_section(answer: PlanAnswer) -> Section:
 
 
 def _inputs(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    """Some inputs in words; many as their number."""
+    if len(names) > 2:
+        return f"any of {len(names)} inputs"
+    return " or ".join(names)
 
 
 def searched_section(answer: PlanAnswer) -> Section:
