@@ -50,6 +50,8 @@ def claim(found: TrainingOutlook) -> str:
     """The run in a sentence: days, hours, money, and how much of it is training."""
     if found.expected_days is None:
         run = found.run
+        if run.is_too_long:
+            return "The run never finishes: its iterations alone would take over 100 years"
         every = f" with a failure every {_ns(run.mtbf_ns)}" if run.mtbf_ns is not None else ""
         return (
             f"The run never finishes{every}: a checkpoint takes {_ns(run.write_ns)} and a restart "

@@ -224,7 +224,14 @@ def _notes(scenario: Scenario, run: Run, *, finishes: bool) -> list[str]:
             f"checkpoint_interval is {exact_duration_ns(given)}, {shorter} {why}: "
             f"{exact_duration_ns(run.interval_ns)} of work lie between checkpoints"
         )
-    if not finishes and run.mtbf_ns is not None:
+    if run.is_too_long:
+        found.append("never finishes: its iterations alone would take over 100 years")
+    elif not finishes and run.mtbf_ns is None:
+        found.append(
+            "never finishes: with checkpoints that stop it for "
+            f"{run.stall_ns / 60e9:.3g} min each it would take over 100 years"
+        )
+    elif not finishes and run.mtbf_ns is not None:
         found.append(
             "never finishes: something fails every "
             f"{run.mtbf_ns / 60e9:.3g} min, a restart takes {run.restart_ns / 60e9:.3g} min and a "

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reports.training_words import claim
 from scenarios.loader import load
 from scenarios.schema import Scenario, Stragglers, Training
 from sim.engine.simpy_engine import simulate
@@ -97,6 +98,17 @@ def test_a_run_that_never_finishes_says_so() -> None:
     assert values["finishes"] is False and values["expected_dollars"] is None
     scenario = prediction.scenario
     assert expected_days(prediction.iteration_ns, scenario.plan, scenario) is None
+
+
+def test_a_run_that_is_too_long_does_not_blame_failures() -> None:
+    for fails in ((), FAILS):
+        found = outlook_of(predicted(*fails, *SAVED, "training.tokens=1e18"))
+        assert found.expected_days is None and found.days is None
+        assert found.notes == ("never finishes: its iterations alone would take over 100 years",)
+        assert claim(found).startswith("The run never finishes: its iterations alone")
+    slow = ("training.checkpoint_bandwidth=1 kB/s", "training.checkpoint_interval=1 h")
+    (note,) = outlook_of(predicted(*slow)).notes
+    assert note.startswith("never finishes: with checkpoints that stop it for")
 
 
 def test_nothing_is_known_without_training_or_a_model() -> None:

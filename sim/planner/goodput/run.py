@@ -93,6 +93,11 @@ class Run:
         )
 
     @property
+    def is_too_long(self) -> bool:
+        """Whether its work alone takes longer than LONGEST_NS."""
+        return self.work_ns > LONGEST_NS
+
+    @property
     def finishes(self) -> bool:
         """Whether an end is to be expected within LONGEST_NS."""
         return self.expected_ns <= LONGEST_NS
