@@ -49,7 +49,8 @@ class Sent(NamedTuple):
 
     occupancy: (2, num_ranks, num_slices). latency: (2, num_ranks). shares: (2, num_ranks): whether
     a rank's two ways out share a link, and its two ways in. post, unpack: (num_slices,). exchange:
-    of one step.
+    of one step. first_link, links, num_links: those that the messages of way w and rank r hold are
+    links[first_link[i]] up to links[first_link[i + 1]], i = w num_ranks + r.
     """
 
     occupancy: I64
@@ -58,3 +59,24 @@ class Sent(NamedTuple):
     post: I64
     unpack: I64
     exchange: int
+    first_link: I64
+    links: NDArray[np.int32]
+    num_links: int
+
+
+class Times(NamedTuple):
+    """What a program's pieces take at least, (2, num_ranks, num_types) each.
+
+    takes: a pass, with the unpacking right before it where messages overlap with passes. sends: the
+    message that it makes on its way; receives: the one that it needs; -1 where there is none.
+    post, unpack: (num_types,). both: (2, num_ranks): what a rank's messages out, and in, take
+    together where they share a link, else -1. step: what its host takes over a step of messages.
+    """
+
+    takes: I64
+    sends: I64
+    receives: I64
+    post: I64
+    unpack: I64
+    both: I64
+    step: int

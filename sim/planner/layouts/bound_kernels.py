@@ -6,31 +6,11 @@ What is bounded and why: `sim.planner.layouts.bounds`; numbers, types and rows o
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.planner.layouts.bound_inputs import EXCHANGE, I64, OVERLAPPED, Route, Sent, Sizes
+from sim.planner.layouts.bound_inputs import EXCHANGE, I64, OVERLAPPED, Route, Sent, Sizes, Times
 from sim.schedule.compiling import compiled
-
-
-class Times(NamedTuple):
-    """What a program's pieces take at least, (2, num_ranks, num_types) each.
-
-    takes: a pass, with the unpacking right before it where messages overlap with passes. sends: the
-    message that it makes on its way; receives: the one that it needs; -1 where there is none.
-    post, unpack: (num_types,). both: (2, num_ranks): what a rank's messages out, and in, take
-    together where they share a link, else -1. step: what its host takes over a step of messages.
-    """
-
-    takes: I64
-    sends: I64
-    receives: I64
-    post: I64
-    unpack: I64
-    both: I64
-    step: int
 
 
 @compiled
@@ -269,21 +249,19 @@ def begins(
 @compiled
 def path(
     sizes: Sizes,
-    passes: I64,
-    sent: Sent,
+    times: Times,
     route: Route,
     alike: NDArray[np.bool_],
     ends: I64,
+    firsts: I64,
 ) -> None:
     """When each rank's last backward pass of each chunk ends at least: ends, (num_ranks,
-    num_chunks), written.
+    num_chunks), written; and when its first pass of either direction does: firsts, (2, num_ranks).
 
-    passes: (2, num_ranks, num_types), what they take. alike: (num_ranks,): whether all of a rank's
-    types are.
+    alike: (num_ranks,): whether all of a rank's types are.
     """
     p, chunked, overlapped = sizes.num_ranks, sizes.num_chunks > 1, sizes.mode == OVERLAPPED
     slotted = chunked and not overlapped
-    times = times_of(sizes, passes, sent)
     takes, receives = times.takes, times.receives
     forwards, backwards, kinds, turns = route.forwards, route.backwards, route.kinds, route.turns
     num_f, num_b = len(forwards), len(backwards)
@@ -298,7 +276,7 @@ def path(
     # Between a pass, or the slot it is in, and the one that has its message.
     around = times.post.copy()
     if not overlapped:
-        around += times.unpack + sent.exchange
+        around += times.unpack + times.step
     left = np.full((2, p, most), -1, np.int64)
     nexts = np.zeros((p, 2), np.int64)
     offset = np.zeros(p, np.int64)
@@ -365,6 +343,54 @@ def path(
             b -= 1
         for rank in range(p):
             ends[rank, chunk] = left[1, rank, b]
+    for rank in range(p):
+        firsts[0, rank], firsts[1, rank] = left[0, rank, 0], left[1, rank, 0]
+
+
+@compiled
+def all_sent(sizes: Sizes, times: Times, sent: Sent, firsts: I64) -> int:
+    """When the first rank's last backward pass ends at least, as links serve one message at a time.
+
+    A link's first message is sent no earlier than the first of a pass that sends through it; the
+    last one is followed by its microbatch's passes from there on.
+    """
+    p, chunks, types = sizes.num_ranks, sizes.num_chunks, sizes.num_types
+    microbatches = sizes.num_passes // types
+    # What follows the arrival of a message on (0) or back (1) at each rank.
+    follows = np.zeros((2, p), np.int64)
+    post, unpack = times.post.min(), times.unpack.min()
+    if sizes.mode == OVERLAPPED:
+        unpack = 0  # In what the passes take.
+    back = 0
+    for rank in range(p):
+        if rank:
+            back += post + sent.latency[1, rank] + sent.occupancy[1, rank].min()
+        back += unpack + times.takes[1, rank].min()
+        follows[1, rank] = back
+    on = back - unpack
+    for rank in range(p - 1, -1, -1):
+        if rank < p - 1:
+            on += post + sent.latency[0, rank] + sent.occupancy[0, rank].min()
+        on += unpack + times.takes[0, rank].min()
+        follows[0, rank] = on
+    load = np.zeros(sent.num_links, np.int64)
+    head = np.full(sent.num_links, np.iinfo(np.int64).max, np.int64)
+    tail = head.copy()
+    for way in range(2):
+        for rank in range(p):
+            receiver = (rank - 1) % p if way else (rank + 1) % p
+            ring_ends = rank == 0 if way else rank == p - 1
+            times_sent = microbatches * (chunks - 1 if ring_ends else chunks)
+            for i in range(sent.first_link[way * p + rank], sent.first_link[way * p + rank + 1]):
+                link = sent.links[i]
+                load[link] += times_sent * sent.occupancy[way, rank].sum()
+                head[link] = min(head[link], firsts[way, rank] + post)
+                tail[link] = min(tail[link], sent.latency[way, rank] + follows[way, receiver])
+    most = 0
+    for link in range(sent.num_links):
+        if load[link]:
+            most = max(most, head[link] + load[link] + tail[link])
+    return most
 
 
 @compiled
@@ -389,8 +415,10 @@ def bound(
     -1 where there is no such reduction.
     """
     p, chunks = sizes.num_ranks, sizes.num_chunks
-    ends = np.empty((p, chunks), np.int64)
-    path(sizes, passes, sent, route, alike, ends)
+    ends, firsts = np.empty((p, chunks), np.int64), np.empty((2, p), np.int64)
+    times = times_of(sizes, passes, sent)
+    path(sizes, times, route, alike, ends, firsts)
+    ends[0, 0] = max(ends[0, 0], all_sent(sizes, times, sent, firsts))
     at = np.empty(p, np.int64)
     for rank in range(p):
         at[rank] = ends[rank, 0] + posted[rank]

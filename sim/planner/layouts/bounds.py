@@ -1,4 +1,29 @@
-"""A lower bound of a layout's simulated time, without simulating it."""
+"""A lower bound of a layout's simulated time, without simulating it.
+
+The bound is the longest path through the passes of a few microbatches, and never above what the
+engine finds, as each step of the path is one that no rule of the engine shortens
+(`sim.engine.simpy_engine`):
+
+- A rank's process does one thing after another: from the end of one pass to the end of a later one
+  it takes at least all passes between them, posting and unpacking their messages and, where
+  messages block, each step of messages whole. Such a step posts its sends first; it ends no earlier
+  than a message that it waits for, which starts no earlier than it is posted here, holds its links
+  for its occupancy (two that share a link one after the other) and arrives a latency later; what it
+  received is then unpacked, and the host takes its exchange time.
+- A pass starts after its message was unpacked here, which was posted after the pass that made it
+  (where ranks hold several stages and messages block: after the slot which that was in, and it is
+  received before the slot that needs it).
+- A link serves one message at a time: all that it carries lies between the first pass that sends
+  through it and what its last message must still go through, back to the first rank.
+- The flush of a rank follows its last backward pass and the steps of messages after it. A reduction
+  beside the passes ends at its own time after the stage's last backward pass, less what may be
+  hidden, and after the one before it. Tied weights wait for the first and the last rank, the norm
+  for all, then come optimizer step and gathering.
+
+What only makes ranks wait is left out: a rendezvous that keeps a sender back, messages that queue
+on a link behind others', a processor in turn. So the bound is exact where nobody waits for these,
+and where the path may go through all passes (few of them).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +41,7 @@ from sim.planner.layouts.bound_inputs import (
     Sizes,
 )
 from sim.planner.layouts.bound_kernels import bound
-from sim.planner.layouts.costs import LayoutCosts
+from sim.planner.layouts.layout_costs import LayoutCosts
 from sim.schedule.shape import Shape, ShapeSchedule
 
 MOST_PASSES = 1_000
@@ -25,7 +50,10 @@ _MODES = {"overlapped": OVERLAPPED, "blocking": BLOCKING, "exchange": EXCHANGE}
 
 
 def bound_ns(shape: Shape, costs: LayoutCosts) -> int:
-    """No engine that keeps the rules ends a layout's program earlier."""
+    """What a layout's program takes at least: see above.
+
+    costs: no more than the program's; sharing of processors only adds to them.
+    """
     p, v, n = shape.num_ranks, shape.num_chunks, shape.num_slices
     passes, messages, ranks = costs.passes, costs.messages, costs.ranks
     mode = _MODES[shape.mode]
@@ -42,10 +70,13 @@ def bound_ns(shape: Shape, costs: LayoutCosts) -> int:
         Sent(
             messages.occupancy_ns,
             messages.latency_ns,
-            messages.shares,
+            messages.links.shares,
             messages.post_ns,
             messages.unpack_ns,
             costs.exchange_ns,
+            messages.links.first,
+            messages.links.links,
+            messages.links.num_links,
         ),
         _route(shape.schedule, p, v, n, shape.num_microbatches, mode == OVERLAPPED),
         passes.alike,

@@ -8,19 +8,15 @@ reduction on a stage's weights and who shares them. Each is computed by the same
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scenarios.schema import Plan, Scenario
 from sim.cost.collectives import Group, data_group, tensor_group, tied_group
-from sim.cost.costs import Transfer
 from sim.cost.data_parallel import gradient_reduction, sharded_times, weight_gather
 from sim.cost.links import Placed, placed, route_of
 from sim.cost.measured import fitted_cluster, profiled_message, profiled_part_times
@@ -37,14 +33,22 @@ from sim.cost.modelled import (
 from sim.cost.parts import Parts, total_ns
 from sim.cost.profile import Profile
 from sim.cost.table import optimizer_parts, tied_parts
-from sim.planner.layouts.cuts import Cut, Cuts
+from sim.planner.layouts.cuts import Cut, Cuts, num_chunks
+from sim.planner.layouts.layout_costs import (
+    LayoutCosts,
+    Messages,
+    Passes,
+    RankFlush,
+    StageFlush,
+    links_of,
+    passes_of,
+    stage_flush_of,
+)
 from sim.planner.layouts.plans import scenario_with
 from sim.schedule.build import flush_of
 from sim.workload.parameters import rank_parameters, stage_parameters
 from sim.workload.partition import StagePart, group_pieces
 
-I32: TypeAlias = NDArray[np.int32]
-I64: TypeAlias = NDArray[np.int64]
 _Found = TypeVar("_Found")
 
 _part_fields = attrgetter(
@@ -83,77 +87,11 @@ _rank_fields = attrgetter(
 )
 
 
-class Passes(NamedTuple):
-    """Of each content and slice its passes: (num_contents, num_slices) each.
-
-    by_rank_ns: the same, (2, num_ranks, num_types), [0] forward and [1] backward, of the chunks, or
-    else the slices, of each rank. alike: (num_ranks,): whether these are all the same and have the
-    same messages.
-    """
-
-    forward_ns: I64
-    backward_ns: I64
-    by_rank_ns: I64
-    alike: NDArray[np.bool_]
-
-
-class Messages(NamedTuple):
-    """Messages by their sending rank: [0] on to the next rank, [1] back to the one before, where
-    the last rank's next one is the first.
-
-    occupancy_ns: (2, num_ranks, num_slices). latency_ns: (2, num_ranks); both 0 where no such
-    message is sent. first_link: (2 num_ranks + 1,), and links, numbered from 0 without gaps: those
-    of message [way, rank] are links[first_link[i]] up to links[first_link[i + 1]] with
-    i = way num_ranks + rank. post_ns, unpack_ns: (num_slices,). shares: (2, num_ranks): whether a
-    rank's two ways out share a link, and its two ways in.
-    """
-
-    occupancy_ns: I64
-    latency_ns: I64
-    first_link: I64
-    links: I32
-    num_links: int
-    post_ns: I64
-    unpack_ns: I64
-    shares: NDArray[np.bool_]
-
-
-class StageFlush(NamedTuple):
-    """What a stage's reduction takes after the passes or beside them, how much of it may be hidden,
-    and what gathering its weights takes; 0 where the plan has no such thing.
-
-    by_stage_ns: (3, num_stages). by_rank_ns: the same, (3, num_ranks, num_chunks).
-    """
-
-    by_stage_ns: I64
-    by_rank_ns: I64
-
-
-class RankFlush(NamedTuple):
-    """What ranks do after that, 0 where the plan has no such thing. optimizer_ns: (num_ranks,)."""
-
-    optimizer_ns: I64
-    tied_ns: int
-    norm_ns: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LayoutCosts:
-    """All costs of one plan."""
-
-    cut: Cut
-    passes: Passes
-    messages: Messages
-    stages: StageFlush
-    ranks: RankFlush
-    exchange_ns: int
-
-
 class CostBook:
     """Costs of the plans of one model on one cluster, each computed once.
 
-    For plans whose microbatches are alike, without frozen layers and without given costs, on
-    devices that do not share processors (`knows`).
+    For plans whose microbatches are alike, without frozen layers (`knows`), on processors of their
+    own.
     """
 
     def __init__(self, scenario: Scenario, profile: Profile | None, cuts: Cuts) -> None:
@@ -171,9 +109,7 @@ class CostBook:
     def knows(self, plan: Plan) -> bool:
         """Whether a plan is of the kind whose costs are found here."""
         return not (
-            self.cluster.processors_per_node is not None
-            or self.scenario.costs is not None
-            or plan.microbatch_groups is not None
+            plan.microbatch_groups is not None
             or plan.frozen_layers
             or plan.fills_cache
             or plan.schedule == "given"
@@ -261,52 +197,56 @@ class CostBook:
                 else:
                     both = self._once(key, partial(_pass, part, own, loading if j == 0 else 0.0))
                 found[0, c, j], found[1, c, j] = both
-        return _stage_passes(found, cut)
+        return passes_of(found, cut.content, plan.pipeline)
 
     def _messages(self, plan: Plan, where: Placed) -> Messages:
-        group, p = plan.groups[0], plan.pipeline
-        setup = setup_in(self._setup(plan), group)
-        pieces = group_pieces(group, self.model.sequence)
-        occupancy = np.zeros((2, p, len(pieces)), np.int64)
-        latency = np.zeros((2, p), np.int64)
+        setup = setup_in(self._setup(plan), plan.groups[0])
+        pieces = group_pieces(plan.groups[0], self.model.sequence)
+        p, loops = plan.pipeline, num_chunks(plan) > 1
+        hops = self._once(("hops", where, loops), lambda: self._hops(where, loops))
+        held: list[tuple[int, ...]] = [()] * (2 * p)
+        occupancy = np.zeros((2 * p, len(pieces)), np.int64)
+        latency = np.zeros(2 * p, np.int64)
         post, unpack = np.zeros(len(pieces), np.int64), np.zeros(len(pieces), np.int64)
-        held: dict[int, int] = {}
-        links: list[int] = []
-        first_link = [0]
-        times: dict[int, list[tuple[Transfer, Parts, Parts]]] = {}
-        loops = plan.schedule == "interleaved" and plan.chunks > 1
+        for hop in hops:
+            # With a profile the times of each pair of ranks may be its own.
+            for alike in [hop.senders] if self.profile is None else [[s] for s in hop.senders]:
+                way, sender = divmod(alike[0], p)
+                target = (sender - 1 if way else sender + 1) % p
+                each = [
+                    profiled_message(setup, self.profile, sender, target, piece.tokens)
+                    for piece in pieces
+                ]
+                occupancy[alike] = [transfer.occupancy_ns for transfer, _, _ in each]
+                latency[alike] = each[0][0].latency_ns
+                post[:] = [_rounded(posting) for _, posting, _ in each]
+                unpack[:] = [_rounded(unpacking) for _, _, unpacking in each]
+                held[alike[0]] = each[0][0].resources
+        if self.profile is None:
+            links = self._once(("links", where, loops), lambda: links_of(_held(hops, p)))
+        else:
+            links = links_of(held)
+        return Messages(
+            occupancy_ns=occupancy.reshape(2, p, -1),
+            latency_ns=latency.reshape(2, p),
+            post_ns=post,
+            unpack_ns=unpack,
+            links=links,
+        )
+
+    def _hops(self, where: Placed, loops: bool) -> list[_Hop]:
+        """The messages between ranks, those together that share a NIC with as many copies."""
+        p = where.pipeline
+        found: dict[int, _Hop] = {}
         for way, step in enumerate((1, -1)):
             for rank in range(p):
                 target = rank + step
                 if p > 1 and (loops or 0 <= target < p):
-                    target %= p
-                    route = route_of(where, self.cluster, rank, target)
-                    resources = route.resources
-                    found = times.get(route.sharing)
-                    if found is None or self.profile is not None:
-                        found = [
-                            profiled_message(setup, self.profile, rank, target, piece.tokens)
-                            for piece in pieces
-                        ]
-                        times[route.sharing] = found
-                        post[:] = [_rounded(posting) for _, posting, _ in found]
-                        unpack[:] = [_rounded(unpacking) for _, _, unpacking in found]
-                    if self.profile is not None:
-                        resources = found[0][0].resources
-                    occupancy[way, rank] = [transfer.occupancy_ns for transfer, _, _ in found]
-                    latency[way, rank] = found[0][0].latency_ns
-                    links += [held.setdefault(link, len(held)) for link in resources]
-                first_link.append(len(links))
-        return Messages(
-            occupancy_ns=occupancy,
-            latency_ns=latency,
-            first_link=np.array(first_link, np.int64),
-            links=np.array(links, np.int32),
-            num_links=len(held),
-            post_ns=post,
-            unpack_ns=unpack,
-            shares=_shares(links, first_link, p),
-        )
+                    route = route_of(where, self.cluster, rank, target % p)
+                    hop = found.setdefault(route.sharing, _Hop([], []))
+                    hop.senders.append(way * p + rank)
+                    hop.resources.append(route.resources)
+        return list(found.values())
 
     def _stages(self, plan: Plan, part_key: Hashable, cut: Cut) -> StageFlush:
         setup, flush = self._setup(plan), flush_of(scenario_with(self.scenario, plan))
@@ -320,8 +260,7 @@ class CostBook:
             if flush.gather_weights:
                 count = stage_parameters(part, setup.scenario)
                 found[2, c] = _rounded(weight_gather(setup, count))
-        by_stage = found[:, cut.content]
-        return StageFlush(by_stage_ns=by_stage, by_rank_ns=_by_rank(by_stage, plan.pipeline))
+        return stage_flush_of(found[:, cut.content], plan.pipeline)
 
     def _ranks(self, plan: Plan, cut: Cut) -> RankFlush:
         setup, flush = self._setup(plan), flush_of(scenario_with(self.scenario, plan))
@@ -337,29 +276,27 @@ class CostBook:
         )
 
 
+class _Hop(NamedTuple):
+    """Messages that take the same times: way num_ranks + rank of their senders, and links."""
+
+    senders: list[int]
+    resources: list[tuple[int, ...]]
+
+
+def _held(hops: Sequence[_Hop], num_ranks: int) -> list[tuple[int, ...]]:
+    found: list[tuple[int, ...]] = [()] * (2 * num_ranks)
+    for hop in hops:
+        for sender, resources in zip(hop.senders, hop.resources, strict=True):
+            found[sender] = resources
+    return found
+
+
 class _Groups(NamedTuple):
     """What the collectives of a plan run over."""
 
     tensor: Group
     data: Group
     tied: Group | None
-
-
-def _stage_passes(found: I64, cut: Cut) -> Passes:
-    p = len(cut.kind_of)
-    v, n = len(cut.content) // p, found.shape[2]
-    by_stage = found[:, cut.content]
-    by_rank = _by_rank(by_stage[:, :, 0], p) if v > 1 else np.ascontiguousarray(by_stage)
-    alike = (by_rank == by_rank[:, :, :1]).all(axis=(0, 2)) & (n == 1)
-    if v > 1:
-        alike[0] = alike[-1] = False
-    return Passes(forward_ns=found[0], backward_ns=found[1], by_rank_ns=by_rank, alike=alike)
-
-
-def _by_rank(by_stage: I64, num_ranks: int) -> I64:
-    """(rows, stages) as (rows, ranks, chunks)."""
-    rows = by_stage.reshape(len(by_stage), -1, num_ranks)
-    return np.ascontiguousarray(rows.transpose(0, 2, 1))
 
 
 def _pass(part: StagePart, times: PartTimes, loading_ns: float) -> tuple[int, int]:
@@ -370,11 +307,3 @@ def _pass(part: StagePart, times: PartTimes, loading_ns: float) -> tuple[int, in
 def _rounded(parts: Parts) -> int:
     """As `sim.cost.parts.rounded`, the duration alone."""
     return round(total_ns(parts))
-
-
-def _shares(links: Sequence[int], first_link: Sequence[int], p: int) -> NDArray[np.bool_]:
-    held = [set(links[a:b]) for a, b in itertools.pairwise(first_link)]
-    onward, back = held[:p], held[p:]
-    out = [not onward[r].isdisjoint(back[r]) for r in range(p)]
-    into = [not onward[r - 1].isdisjoint(back[(r + 1) % p]) for r in range(p)]
-    return np.array([out, into])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sim.cost.costs import CostKey
 from sim.engine.encoded import Encoded, Prices
-from sim.planner.layouts.costs import LayoutCosts
+from sim.planner.layouts.layout_costs import LayoutCosts
 from sim.schedule.actions import Kind
 
 _KINDS = (
@@ -68,7 +68,8 @@ def priced(encoded: Encoded, costs: LayoutCosts) -> Prices:
     hidden = np.zeros(len(duration), np.int64)
     reduces = where.hidden >= 0
     hidden[reduces] = stages[1, where.hidden[reduces]]
-    first, message = messages.first_link, where.message
+    held, message = messages.links, where.message
+    first = held.first
     count = first[message + 1] - first[message]
     first_link = np.zeros(len(message) + 1, np.int64)
     np.cumsum(count, out=first_link[1:])
@@ -79,8 +80,8 @@ def priced(encoded: Encoded, costs: LayoutCosts) -> Prices:
         occupancy_ns=messages.occupancy_ns.ravel()[where.transfer],
         latency_ns=messages.latency_ns.ravel()[message],
         first_link=first_link,
-        links=messages.links[taken],
-        num_links=messages.num_links,
+        links=held.links[taken],
+        num_links=held.num_links,
         processors=np.zeros(0, np.int32),
     )
 

@@ -6,9 +6,23 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from scenarios.hardware import Cluster, Device, Efficiency, Link
 from scenarios.rules import check
 from scenarios.schema import Model, Plan, Scenario
+from sim.planner.layouts.cuts import Cut
+from sim.planner.layouts.layout_costs import (
+    LayoutCosts,
+    Messages,
+    RankFlush,
+    links_of,
+    passes_of,
+    stage_flush_of,
+)
+from sim.schedule.lowering import Flush
+from sim.schedule.shape import Shape
 
 PLACEMENTS = (
     "tensor-data-pipeline",
@@ -109,3 +123,67 @@ def _plan(draw: random.Random, num_devices: int) -> Plan:
         placement=draw.choice(PLACEMENTS),
     )
     return plan
+
+
+def costs(draw: random.Random, shape: Shape) -> LayoutCosts:
+    """Costs of a shape's program that hang together in no way: short times, so that there are many
+    ties, and messages that share links at random."""
+    p, v, n = shape.num_ranks, shape.num_chunks, shape.num_slices
+    largest = draw.choice([1, 4, 1000])
+
+    def some(*sizes: int, up_to: int = largest) -> NDArray[np.int64]:
+        count = int(np.prod(sizes))
+        return np.array([draw.randint(0, up_to) for _ in range(count)], np.int64).reshape(sizes)
+
+    stages = p * v
+    passes, by_stage = some(2, stages, n), some(3, stages)
+    by_stage[1] = np.minimum(by_stage[1], by_stage[0])
+    occupancy, latency = some(2, p, n, up_to=draw.choice([0, largest])), some(2, p)
+    num_links = draw.randint(1, 2 * p)
+    held = [draw.sample(range(num_links), min(num_links, draw.randint(0, 2))) for _ in range(2 * p)]
+    return LayoutCosts(
+        cut=Cut(
+            parts=(),
+            content=np.arange(stages, dtype=np.int32),
+            held=(),
+            kind_of=np.zeros(p, np.int32),
+        ),
+        passes=passes_of(passes, np.arange(stages, dtype=np.int32), p),
+        messages=Messages(
+            occupancy_ns=occupancy,
+            latency_ns=latency,
+            post_ns=some(n, up_to=draw.choice([0, largest])),
+            unpack_ns=some(n, up_to=draw.choice([0, largest])),
+            links=links_of(held),
+        ),
+        stages=stage_flush_of(by_stage, p),
+        ranks=RankFlush(
+            optimizer_ns=some(p),
+            tied_ns=draw.randint(0, largest),
+            norm_ns=draw.randint(0, largest),
+        ),
+        exchange_ns=draw.choice([0, draw.randint(0, largest)]) if shape.mode == "blocking" else 0,
+    )
+
+
+def shape(draw: random.Random) -> Shape:
+    """A shape of any schedule, mode and flush."""
+    schedule = draw.choice(["1f1b", "gpipe", "interleaved", "terapipe"])
+    ranks = draw.choice([1, 2, 2, 3, 4, 5, 8])
+    chunked = schedule == "interleaved"
+    return Shape(
+        schedule=schedule,
+        num_ranks=ranks,
+        num_microbatches=ranks * draw.randint(1, 4) if chunked else draw.randint(1, 12),
+        num_chunks=draw.randint(1, 4) if chunked else 1,
+        num_slices=1 if chunked else draw.choice([1, 1, 2, 3, 5]),
+        gpipe_backward=draw.choice(["same", "reversed"]) if schedule == "gpipe" else "same",
+        mode=draw.choice(["overlapped", "blocking", "exchange"]),
+        flush=Flush(
+            reduce_gradients=draw.random() < 0.7,
+            overlapped=draw.random() < 0.5,
+            reduce_tied=ranks > 1 and draw.random() < 0.5,
+            norm=draw.random() < 0.5,
+            gather_weights=draw.random() < 0.5,
+        ),
+    )
