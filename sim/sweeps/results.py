@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from sim.sweeps.space import SweepError
 
 SYNC_EVERY_S = 5.0
 _BLOCK = 1 << 16
+_FOREIGN = "is no result of a sweep: choose another file with -o"
 
 
 class ResultsFile:
@@ -40,6 +41,8 @@ class ResultsFile:
             raise SweepError(f"{path.parent} is not a directory: make it first")
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         self._synced = time.monotonic()
+        self._read_to = 0
+        self._num_lines = 0
 
     def __enter__(self) -> ResultsFile:
         return self
@@ -59,65 +62,69 @@ class ResultsFile:
         finally:
             os.close(self._descriptor)
 
-    def records(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Every whole record with its line's number; first cuts off a torn last line.
+    def records(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Every whole record that was not read yet, with its place; first cuts off a torn last
+        line.
 
         Raises SweepError, having changed nothing, where the file holds anything else.
         """
         with self._locked():
-            size = os.fstat(self._descriptor).st_size
-            whole = self._end_of_last_line(size)
-            if whole < size:
-                tail = os.pread(self._descriptor, len(START), whole)
-                if not START.startswith(tail[: len(START)]) or not self._begins_as_ours(whole):
-                    raise SweepError(self._foreign(None))
-                os.ftruncate(self._descriptor, whole)
-        with self.path.open("rb") as stream:
-            number, at = 0, 0
-            for line in stream:
-                at, number = at + len(line), number + 1
-                if at > whole:
-                    return
-                yield number, self._record(number, line)
+            whole = self._cut_torn()
+        yield from self._unread(whole)
 
-    def append(self, lines: Sequence[str]) -> None:
-        """Add records, all of them or none; each ends with a newline.
+    def append(self, lines: Mapping[str, str]) -> list[tuple[str, Mapping[str, Any]]]:
+        """Add records by their keys, all of them or none, but those that another process has added
+        since the file was read; return what others have added.
 
-        Raises OSError where there is no room.
+        Raises OSError where there is no room, SweepError where others added something else.
         """
-        data = "".join(lines).encode()
-        if not data:
-            return
         with self._locked():
-            size = os.fstat(self._descriptor).st_size
-            whole = self._end_of_last_line(size)
-            if whole < size:
-                os.ftruncate(self._descriptor, whole)
-            try:
-                written = os.write(self._descriptor, data)
-            except OSError:
-                os.ftruncate(self._descriptor, whole)
-                raise
-            if written < len(data):
-                os.ftruncate(self._descriptor, whole)
-                raise OSError(f"{self.path}: only {written} of {len(data)} bytes could be written")
+            whole = self._cut_torn()
+            others = list(self._unread(whole))
+            theirs = {str(record["key"]) for _, record in others}
+            data = "".join(line for key, line in lines.items() if key not in theirs).encode()
+            if data:
+                self._write(data, whole)
         if time.monotonic() - self._synced > SYNC_EVERY_S:
             os.fsync(self._descriptor)
             self._synced = time.monotonic()
+        return others
 
-    def _record(self, number: int, line: bytes) -> Mapping[str, Any]:
+    def _write(self, data: bytes, whole: int) -> None:
         try:
-            if not line.startswith(START):
-                raise ValueError
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            raise SweepError(self._foreign(number)) from None
-        assert isinstance(record, dict), "it begins with a brace"
-        return record
+            written = os.write(self._descriptor, data)
+        except OSError:
+            os.ftruncate(self._descriptor, whole)
+            raise
+        if written < len(data):
+            os.ftruncate(self._descriptor, whole)
+            raise OSError(f"{self.path}: only {written} of {len(data)} bytes could be written")
+        self._num_lines += data.count(b"\n")
+        self._read_to = whole + written
 
-    def _foreign(self, number: int | None) -> str:
-        place = f"{self.path}:{number}" if number is not None else f"{self.path}"
-        return f"{place}: is no result of a sweep: choose another file with -o"
+    def _cut_torn(self) -> int:
+        """Cut off a torn last line; the file's size then."""
+        size = os.fstat(self._descriptor).st_size
+        whole = self._end_of_last_line(size)
+        if whole < size:
+            tail = os.pread(self._descriptor, len(START), whole)
+            if not START.startswith(tail) or not self._begins_as_ours(whole):
+                raise SweepError(f"{self.path}: {_FOREIGN}")
+            os.ftruncate(self._descriptor, whole)
+        return whole
+
+    def _unread(self, whole: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The records up to byte `whole` that were not read yet."""
+        if self._read_to >= whole:
+            return
+        with self.path.open("rb") as stream:
+            stream.seek(self._read_to)
+            while self._read_to < whole:
+                line = stream.readline()
+                self._read_to += len(line)
+                self._num_lines += 1
+                place = f"{self.path}:{self._num_lines}"
+                yield place, _record(place, line)
 
     def _begins_as_ours(self, whole: int) -> bool:
         return whole == 0 or os.pread(self._descriptor, len(START), 0) == START
@@ -147,3 +154,14 @@ class ResultsFile:
         finally:
             if self.locks:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+
+def _record(place: str, line: bytes) -> Mapping[str, Any]:
+    try:
+        if not line.startswith(START):
+            raise ValueError
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise SweepError(f"{place}: {_FOREIGN}") from None
+    assert isinstance(record, dict), "it begins with a brace"
+    return record

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from scenarios.base import Base
 from sim.cost.profile import Profile
@@ -48,11 +49,28 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What a file of results holds of a sweep already: the last record of each key."""
+    """What a file of results holds of a sweep: the last record of each key."""
 
-    by_key: Mapping[str, Seen]
-    by_set: Mapping[str, str]
+    by_key: dict[str, Seen] = field(default_factory=dict)
+    by_set: dict[str, str] = field(default_factory=dict)
     """The key of each setting, by its text."""
+
+    def add(self, place: str, record: Mapping[str, Any], sweep: str) -> None:
+        """Take a record in; raises SweepError where it is none of this sweep."""
+        try:
+            theirs, found = str(record["sweep"]), seen(record)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise SweepError(
+                f"{place}: is no result of a sweep: choose another file with -o"
+            ) from None
+        if theirs != sweep:
+            raise SweepError(
+                f"{place}: is of another sweep ({record['scenario']}): a file holds results of one "
+                "scenario with the same --set, --profile, --figures and version of results, "
+                "whatever is varied of it; choose another file with -o"
+            )
+        self.by_key[found.key] = found
+        self.by_set[set_text(found.set)] = found.key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,25 +91,10 @@ def read_known(file: ResultsFile, sweep: str) -> Known:
 
     Raises SweepError where it holds anything else than results of this sweep.
     """
-    by_key: dict[str, Seen] = {}
-    by_set: dict[str, str] = {}
-    for number, record in file.records():
-        place = f"{file.path}:{number}"
-        try:
-            theirs, found = str(record["sweep"]), seen(record)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise SweepError(
-                f"{place}: is no result of a sweep: choose another file with -o"
-            ) from None
-        if theirs != sweep:
-            raise SweepError(
-                f"{place}: is of another sweep ({record['scenario']}): a file holds results of one "
-                "scenario with the same --set, --profile, --figures and version of results, "
-                "whatever is varied of it; choose another file with -o"
-            )
-        by_key[found.key] = found
-        by_set[set_text(found.set)] = found.key
-    return Known(by_key=by_key, by_set=by_set)
+    known = Known()
+    for place, record in file.records():
+        known.add(place, record, sweep)
+    return known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +126,7 @@ class Sweep:
         Closed early it leaves nothing running, and what was yielded is kept.
         """
         profile = None if self.profile is None else replace(self.profile, raw=())
+        sweep = self.id
         tasks = _Tasks(sweep=self, known=known, retry_failed=retry_failed)
         setting = Setting(
             profile=profile,
@@ -134,11 +138,18 @@ class Sweep:
         with contextlib.closing(finished):
             for outcomes in finished:
                 tasks.set_pace(outcomes)
-                records = [(o.line, seen(json.loads(o.line))) for o in outcomes]
-                new = [line for line, one in records if one != known.by_key.get(one.key)]
-                file.append(new)
-                yield tasks.step(tuple(one for _, one in records))
-        yield tasks.step(())
+                found = {o.head.key: seen(json.loads(o.line)) for o in outcomes}
+                new = {
+                    outcome.head.key: outcome.line
+                    for outcome in outcomes
+                    if found[outcome.head.key] != known.by_key.get(outcome.head.key)
+                }
+                theirs = set()
+                for place, record in file.append(new):
+                    known.add(place, record, sweep)
+                    theirs.add(record["key"])
+                yield tasks.step(found, theirs)
+        yield tasks.step({}, ())
 
 
 class _Tasks:
@@ -159,11 +170,16 @@ class _Tasks:
             mean = sum(times) / len(times)
             self._pace_s = mean if self._pace_s is None else (self._pace_s + mean) / 2
 
-    def step(self, appended: tuple[Seen, ...]) -> Step:
-        """What was passed since the last step."""
+    def step(self, found: Mapping[str, Seen], theirs: Collection[str]) -> Step:
+        """What was passed since the last step: the points found, but for those that another process
+        had found before, and those that there was nothing to do for."""
         passed = [self._skipped.popleft() for _ in range(len(self._skipped))]
-        skipped = tuple(one for one in passed if one is not None)
-        return Step(appended=appended, skipped=skipped, same=len(passed) - len(skipped))
+        skipped = [one for one in passed if one is not None]
+        return Step(
+            appended=tuple(one for key, one in found.items() if key not in theirs),
+            skipped=(*skipped, *(one for key, one in found.items() if key in theirs)),
+            same=len(passed) - len(skipped),
+        )
 
     def chunks(self) -> Iterator[Chunk]:
         """The tasks, some at a time."""

@@ -16,6 +16,12 @@ def line(number: int, size: int = 0) -> str:
     return json.dumps({"key": str(number), "pad": "x" * size}, separators=(",", ":")) + "\n"
 
 
+def append(file: ResultsFile, *lines: str) -> list[int]:
+    """Append lines; the numbers that others have appended since."""
+    found = file.append({str(json.loads(text)["key"]): text for text in lines})
+    return [int(record["key"]) for _, record in found]
+
+
 def numbers(path: Path) -> list[int]:
     with ResultsFile(path) as file:
         return [int(record["key"]) for _, record in file.records()]
@@ -25,9 +31,9 @@ def test_appended_and_read_again(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     with ResultsFile(path) as file:
         assert list(file.records()) == []
-        file.append([line(1), line(2, 100_000)])
-        file.append([])
-        file.append([line(3)])
+        append(file, line(1), line(2, 100_000))
+        append(file)
+        append(file, line(3))
     assert numbers(path) == [1, 2, 3]
     assert path.read_text() == line(1) + line(2, 100_000) + line(3)
 
@@ -46,10 +52,10 @@ def test_a_torn_line_is_cut_off_wherever_it_was_torn(tmp_path: Path, size: int) 
 def test_whoever_appends_next_cuts_off_what_another_left_torn(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     with ResultsFile(path) as one:
-        one.append([line(1)])
+        append(one, line(1))
         with path.open("a") as other:
             other.write(line(2)[:5])
-        one.append([line(3)])
+        append(one, line(3))
     assert numbers(path) == [1, 3]
 
 
@@ -94,7 +100,7 @@ def test_writers_do_not_mix_their_lines(tmp_path: Path) -> None:
         with ResultsFile(path) as file:
             for turn in range(20):
                 begin = writer * 1000 + turn * 3
-                file.append([line(begin + i, 20_000 * (turn % 3)) for i in range(3)])
+                append(file, *(line(begin + i, 20_000 * (turn % 3)) for i in range(3)))
 
     threads = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
     for thread in threads:
@@ -104,16 +110,38 @@ def test_writers_do_not_mix_their_lines(tmp_path: Path) -> None:
     assert sorted(numbers(path)) == [w * 1000 + n for w in range(4) for n in range(60)]
 
 
+def test_what_others_have_appended_is_not_appended_again(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    with ResultsFile(path) as one, ResultsFile(path) as other:
+        assert list(one.records()) == list(other.records()) == []
+        assert append(one, line(1), line(2)) == []
+        assert append(other, line(2), line(3)) == [1, 2]
+        assert append(other, line(4)) == []
+        assert append(one, line(1)) == [3, 4]
+    assert numbers(path) == [1, 2, 3, 4, 1]
+
+
+def test_what_others_append_must_be_results(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    with ResultsFile(path) as file:
+        append(file, line(1))
+        with path.open("a") as other:
+            other.write("what\n")
+        with pytest.raises(SweepError, match=r"r\.jsonl:2: is no result of a sweep"):
+            append(file, line(2))
+    assert path.read_text() == line(1) + "what\n"
+
+
 def test_without_room_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "r.jsonl"
     import os
 
     real = os.write
     with ResultsFile(path) as file:
-        file.append([line(1)])
+        append(file, line(1))
         monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[: len(data) // 2]))
         with pytest.raises(OSError, match="only"):
-            file.append([line(2, 100)])
+            append(file, line(2, 100))
         monkeypatch.undo()
-        file.append([line(3)])
+        append(file, line(3))
     assert numbers(path) == [1, 3]

@@ -20,10 +20,11 @@ from scenarios.loader import load
 from sim.cost.profile_file import read_profile
 from sim.prediction import predict, summary
 from sim.sweeps import records as of_records
-from sim.sweeps import sweep as sweep_module
+from sim.sweeps.local import on_this_machine
+from sim.sweeps.results import ResultsFile
 from sim.sweeps.setting import Setting
 from sim.sweeps.space import SweepError, space
-from sim.sweeps.sweep import Shard, Sweep
+from sim.sweeps.sweep import Shard, Sweep, read_known
 from sim.sweeps.work import simulate_chunk
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -154,6 +155,41 @@ def test_shards_together_are_the_whole(tmp_path: Path) -> None:
     assert canonical(parts) == undisturbed()
 
 
+def test_the_same_sweep_twice_at_once_finds_everything_once(tmp_path: Path) -> None:
+    """Step by step in turn, both wanting all points, the second one through another process."""
+    out = tmp_path / "r.jsonl"
+    one, two = tiny_sweep(tmp_path), tiny_sweep(tmp_path)
+    counts = {"one": [0, 0], "two": [0, 0]}
+    with ResultsFile(out) as first, ResultsFile(out) as second:
+        running = {
+            "one": one.run(first, read_known(first, one.id), on_this_machine(1)),
+            "two": two.run(second, read_known(second, two.id), on_this_machine(1)),
+        }
+        for name in itertools.cycle(("one", "two")):
+            step = next(running[name], None)
+            if step is None:
+                break
+            counts[name][0] += len(step.appended)
+            counts[name][1] += len(step.skipped)
+        for name, steps in running.items():
+            for step in steps:
+                counts[name][0] += len(step.appended)
+                counts[name][1] += len(step.skipped)
+    assert canonical(out) == undisturbed()
+    assert counts["one"][0] + counts["two"][0] == 12
+    assert sum(counts["one"]) == sum(counts["two"]) == 12
+
+
+def test_another_sweep_that_begins_in_the_file_meanwhile_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "r.jsonl"
+    mine = tiny_sweep(tmp_path)
+    with ResultsFile(out) as file:
+        known = read_known(file, mine.id)
+        run(replace(mine, figures="time"), out)
+        with pytest.raises(SweepError, match="is of another sweep"):
+            list(mine.run(file, known, on_this_machine(1)))
+
+
 def test_failed_points_are_tried_again_when_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,8 +318,8 @@ def test_left_early_it_keeps_what_it_yielded(tmp_path: Path) -> None:
             ended.append(True)
 
     sweep = tiny_sweep(tmp_path)
-    with sweep_module.ResultsFile(out) as file:
-        steps = sweep.run(file, sweep_module.read_known(file, sweep.id), workers)
+    with ResultsFile(out) as file:
+        steps = sweep.run(file, read_known(file, sweep.id), workers)
         kept = [key.key for step in itertools.islice(steps, 3) for key in step.appended]
         steps.close()
     assert ended == [True]
