@@ -135,6 +135,7 @@ class Sweep:
             figures=self.figures,
         )
         finished = workers(setting, tasks.chunks())
+        theirs: set[str] = set()
         with contextlib.closing(finished):
             for outcomes in finished:
                 tasks.set_pace(outcomes)
@@ -144,7 +145,6 @@ class Sweep:
                     for outcome in outcomes
                     if found[outcome.head.key] != known.by_key.get(outcome.head.key)
                 }
-                theirs = set()
                 for place, record in file.append(new):
                     known.add(place, record, sweep)
                     theirs.add(record["key"])
