@@ -355,6 +355,8 @@ def all_sent(sizes: Sizes, times: Times, sent: Sent, firsts: I64) -> int:
     last one is followed by its microbatch's passes from there on.
     """
     p, chunks, types = sizes.num_ranks, sizes.num_chunks, sizes.num_types
+    if p == 1:
+        return 0
     microbatches = sizes.num_passes // types
     # What follows the arrival of a message on (0) or back (1) at each rank.
     follows = np.zeros((2, p), np.int64)

@@ -138,6 +138,8 @@ def costs(draw: random.Random, shape: Shape) -> LayoutCosts:
     stages = p * v
     passes, by_stage = some(2, stages, n), some(3, stages)
     by_stage[1] = np.minimum(by_stage[1], by_stage[0])
+    by_stage[:2] *= shape.flush.reduce_gradients
+    by_stage[2] *= shape.flush.gather_weights
     occupancy, latency = some(2, p, n, up_to=draw.choice([0, largest])), some(2, p)
     num_links = draw.randint(1, 2 * p)
     held = [draw.sample(range(num_links), min(num_links, draw.randint(0, 2))) for _ in range(2 * p)]
