@@ -34,7 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from scenarios.loader import load
 from sim.cost.modelled import message, part_times, setup_of
 from sim.planner.slicing import best_splitting
-from sim.planner.slicing_kernels import NEVER, cheapest_sums, compiled, knapsack
+from sim.planner.slicing_kernels import NEVER, cheapest_sums, knapsack
+from sim.schedule.compiling import compiled
 
 STAGES = 40
 SEQUENCE = 2048
