@@ -10,13 +10,13 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 
 def compiled(function: Kernel) -> Kernel:
-    """The function compiled by numba at its first call, or itself where numba is not installed.
+    """The function compiled by numba at its first call, or itself where numba cannot be imported.
 
     The machine code is kept for the next process where numba finds a folder it may write to.
     """
     try:
         from numba import njit
-    except ImportError:
+    except Exception:  # An old one raises of itself beside a newer numpy.
         return function
     try:
         return cast(Kernel, njit(cache=True)(function))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,7 @@ from sim.planner.goodput.stragglers import (
 from sim.prediction import Prediction, predict, summary
 from sim.training_run import TrainingOutlook
 
+ROOT = Path(__file__).parents[2]
 FAILS = ("training.device_mtbf=50000 h", "training.restart_time=10 min")
 SAVED = ("training.checkpoint_bandwidth=100 GB/s",)
 SMALL = (
@@ -225,6 +229,28 @@ def test_devices_are_slow_at_random_as_often_as_asked() -> None:
     nodes = with_stragglers(scenario, stragglers=Stragglers(share=0.3, slowdown=1.5, of="nodes"))
     by_node = slow_devices(nodes, np.random.default_rng(1)).reshape(128, 8)
     assert (by_node == by_node[:, :1]).all() and 1 < by_node.mean() < 1.5
+
+
+@pytest.mark.parametrize("raised", ["ImportError", "SystemError"])
+def test_with_a_numba_that_fails_fewer_draws_are_simulated(raised: str) -> None:
+    code = f"""
+import sys
+class Old:
+    def find_spec(self, name, *rest):
+        if name == "numba":
+            raise {raised}("numba is too old")
+sys.meta_path.insert(0, Old())
+from scenarios.loader import load
+from sim.planner.goodput import stragglers
+from sim.prediction import predict
+stragglers.MOST_PASSES_INTERPRETED = 5 * 2 * 4 * 16
+slow = "training.stragglers={{share: 0.5, slowdown: 2}}"
+print(len(predict(load("megatron/175b", [*{SMALL!r}, slow]).scenario).training.slowdowns))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "5"
 
 
 def test_a_slow_device_slows_its_tensor_group() -> None:

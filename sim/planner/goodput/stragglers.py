@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scenarios.schema import Plan, Scenario, Training
 from sim.cost.costs import Cost, CostTable
+from sim.engine.choice import why_no_numba
 from sim.schedule.actions import COMPUTE, Kind
 from sim.schedule.lowering import Program
 from sim.schedule.schedule import Schedule
@@ -46,7 +46,7 @@ def iteration_factors(scenario: Scenario, program: Program, costs: CostTable) ->
     training, plan, schedule = scenario.training, scenario.plan, program.schedule
     if training is None or not is_disturbed(training):
         return (1.0,)
-    most = MOST_PASSES if find_spec("numba") is not None else MOST_PASSES_INTERPRETED
+    most = MOST_PASSES if why_no_numba() is None else MOST_PASSES_INTERPRETED
     passes = plan.data * sum(map(len, schedule.orders))
     patterns, iterations = _draws(training, max(1, most // passes))
     iterate = _iterate(program, costs)
