@@ -4,7 +4,8 @@ Run: .venv/bin/python benchmarks/planner.py [--jobs 2] [--table1] [--rows 18b,1t
 
 The search: DGX-A100, batch 1536, the whole space (`sim.planner.layouts.space`), its front, the
 reasons against other layouts and the sensitivity to inputs; `seconds` is all of that, `search_s` up
-to the best layouts and the front. A candidate is over memory by the exact model, bounded (a proved
+to the best layouts and the front; `processor_s` is what all processes worked, where a machine is
+shared. A candidate is over memory by the exact model, bounded (a proved
 lower bound of its time leaves it no place among the best nor on the front) or simulated.
 
 The baseline is Megatron-LM's layout of tensor 8, pipeline 16, data 8 (arXiv 2104.04473), with 1F1B
@@ -12,15 +13,17 @@ and with two chunks a rank, with its full recomputation, by the same model.
 
 --table1: for each row of that paper's table 1 the time of the published layout over that of the
 best found: among the layouts that the paper's software had (full recomputation, no sequence
-parallelism, nothing sharded, tensor innermost, then data; 1F1B and interleaved; gradients reduced
-beside the passes by DDP where there is one stage, after them else), and in the whole space. The
-last line is one JSON object.
+parallelism, nothing sharded, tensor innermost, then data; 1F1B, and interleaved where the pipeline
+has more than two ranks, as Megatron-LM asks; gradients reduced beside the passes by DDP where there
+is one stage, after them else), and in the whole space; with what the published layout loses to the
+first. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -32,8 +35,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from scenarios.loader import load
 from scenarios.published import load_table
 from scenarios.schema import Plan, Scenario
+from sim.planner.layouts.area import candidate_of
+from sim.planner.layouts.desk import Desk
 from sim.planner.layouts.evaluation import Evaluator
-from sim.planner.layouts.found import Candidate, PlanSearch, Progress
+from sim.planner.layouts.found import Candidate, Progress
+from sim.planner.layouts.reasons import Seen, why_slower
 from sim.planner.layouts.search import search
 from sim.planner.layouts.space import DIMENSIONS, CannotPlan
 
@@ -41,7 +47,6 @@ SCENARIO = "megatron/175b"
 GPUS = 1024
 CHUNKS = 2
 OF_ITS_TIME: Mapping[str, tuple[object, ...]] = {
-    "schedule": ("1f1b", "interleaved"),
     "recomputation": ("full",),
     "sequence_parallel": (False,),
     "sharding": ("none",),
@@ -76,6 +81,7 @@ def largest(jobs: int | None) -> dict[str, object]:
     found = search(scenario, gpus=(GPUS,), jobs=jobs, progress=told)
     seconds = time.perf_counter() - started
     searched = (explained[0] if explained else time.perf_counter()) - started
+    cpu = sum(_processor_s(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     space = found.spaces[0]
     evaluator = Evaluator(scenario)
     interleaved = replace(scenario.plan, schedule="interleaved", chunks=CHUNKS)
@@ -105,6 +111,7 @@ def largest(jobs: int | None) -> dict[str, object]:
         "refused": space.refused,
         "seconds": seconds,
         "search_s": searched,
+        "processor_s": cpu,
         "plans_per_s": space.counted / searched,
         "front": len(found.front),
         "best": {
@@ -116,36 +123,45 @@ def largest(jobs: int | None) -> dict[str, object]:
     }
 
 
+def _processor_s(who: int) -> float:
+    used = resource.getrusage(who)
+    return used.ru_utime + used.ru_stime
+
+
 def table1(jobs: int | None, names: Sequence[str]) -> dict[str, object]:
     """The published layouts of table 1 against the best found."""
     found: dict[str, object] = {}
-    title = f"  {'row':6} {'published':>10} {'of its time':>12} {'':>7} {'whole space':>12} {'':>7}"
-    print(title + "  best of its time")
+    print(f"  {'row':6} {'published':>10} {'of its time':>12} {'':>7} {'whole space':>12}")
     for row in load_table("ptdp.table1").rows:
         if names and row.name not in names:
             continue
         scenario = row.scenario
-        cluster = scenario.cluster
-        assert cluster is not None
-        published = Evaluator(scenario).iteration_ns(scenario.plan)
+        published = _published(scenario)
+        own = of_its_time(scenario, jobs)
         whole = search(scenario, top=1, jobs=jobs, explain=False)
-        own = min(_of_its_time(scenario, jobs), key=lambda c: c.iteration_ns)
-        ratios = [published / c.iteration_ns for c in (own, whole.best)]
+        best = whole.best
+        ratios = [published.iteration_ns / c.iteration_ns for c in (own, best)]
+        why = _why(scenario, own, published)
         print(
-            f"  {row.name:6} {published / 1e9:8.3f} s {own.iteration_ns / 1e9:10.3f} s "
-            f"{ratios[0] - 1:+7.1%} {whole.best.iteration_ns / 1e9:10.3f} s {ratios[1] - 1:+7.1%}"
-            f"  {_words(own.plan)}",
-            flush=True,
+            f"  {row.name:6} {published.iteration_ns / 1e9:8.3f} s "
+            f"{own.iteration_ns / 1e9:10.3f} s {ratios[0] - 1:+7.1%} "
+            f"{best.iteration_ns / 1e9:10.3f} s {ratios[1] - 1:+7.1%}"
         )
-        print(f"  {'':61} whole: {_words(whole.best.plan)}")
+        for what, candidate in (("published", published), ("of its time", own), ("whole", best)):
+            memory = f"{candidate.peak_bytes / 2**30:4.1f} GiB"
+            print(f"         {what:12} {memory}  {_words(candidate.plan)}")
+        print(f"         published against of its time: {why}", flush=True)
         found[row.name] = {
-            "published_s": published / 1e9,
+            "published_s": published.iteration_ns / 1e9,
+            "published_peak_bytes": published.peak_bytes,
             "of_its_time_s": own.iteration_ns / 1e9,
+            "of_its_time_peak_bytes": own.peak_bytes,
             "over_of_its_time": ratios[0] - 1,
             "of_its_time": _layout(own.plan),
-            "whole_s": whole.best.iteration_ns / 1e9,
+            "why": why,
+            "whole_s": best.iteration_ns / 1e9,
             "over_whole": ratios[1] - 1,
-            "whole": _layout(whole.best.plan),
+            "whole": _layout(best.plan),
             "candidates": whole.spaces[0].counted,
             "simulated": whole.spaces[0].simulated,
             "seconds": whole.seconds,
@@ -153,19 +169,48 @@ def table1(jobs: int | None, names: Sequence[str]) -> dict[str, object]:
     return found
 
 
-def _of_its_time(scenario: Scenario, jobs: int | None) -> list[Candidate]:
-    """The best layouts of one stage, and of several, that the paper's software could run."""
+def of_its_time(scenario: Scenario, jobs: int | None) -> Candidate:
+    """The best layout that the paper's software could run: each number of stages had its own way to
+    reduce gradients, and interleaving asked for more than two ranks."""
     number = scenario.plan.num_devices
-    several = tuple(p for p in range(2, number + 1) if number % p == 0)
+    several = tuple(p for p in range(3, number + 1) if number % p == 0)
     found: list[Candidate] = []
-    for pipeline, reduction in (((1,), "overlapped"), (several, "after")):
-        only = {**OF_ITS_TIME, "pipeline": pipeline, "gradient_reduction": (reduction,)}
+    for pipeline, orders, reduction in (
+        ((1,), ("1f1b",), "overlapped"),
+        ((2,), ("1f1b",), "after"),
+        (several, ("1f1b", "interleaved"), "after"),
+    ):
+        only = {
+            **OF_ITS_TIME,
+            "pipeline": pipeline,
+            "schedule": orders,
+            "gradient_reduction": (reduction,),
+        }
         try:
-            result: PlanSearch = search(scenario, only=only, top=1, jobs=jobs, explain=False)
+            result = search(scenario, only=only, top=1, jobs=jobs, explain=False)
         except CannotPlan:
             continue
         found += result.ranked
-    return found
+    return min(found, key=lambda candidate: candidate.iteration_ns)
+
+
+def _published(scenario: Scenario) -> Candidate:
+    evaluator = Evaluator(scenario)
+    return candidate_of(
+        scenario,
+        scenario.plan,
+        iteration_ns=evaluator.iteration_ns(scenario.plan),
+        bound_ns=evaluator.bound_ns(scenario.plan),
+        peak_bytes=evaluator.peak_bytes(scenario.plan),
+    )
+
+
+def _why(scenario: Scenario, best: Candidate, other: Candidate) -> str:
+    """What a layout loses to the best one."""
+    desk = Desk(scenario)
+    shares = [desk.breakdown(replace(scenario, plan=c.plan)) for c in (best, other)]
+    seen = Seen(candidate=best, scenario=scenario, shares=shares[0])
+    return why_slower("plan", seen, other, shares[1])
 
 
 def _line(candidate: Candidate) -> str:

@@ -18,6 +18,7 @@ from sim.planner.layouts.desk import Desk
 _IDLE_S = 120
 """After which a process without work ends by itself: one that lost its master does not linger."""
 
+_MOST_GROWTH = 4 << 30
 Call = tuple[str, tuple[Any, ...]]
 """A method of a desk and its arguments."""
 
@@ -71,7 +72,7 @@ class Workers:
         if self._executor is None:
             from joblib.externals.loky import ProcessPoolExecutor
 
-            # A process that has grown is replaced, with the caches that it has grown by.
+            # One that had nothing to do for long is started again.
             warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
             desk = self.desk
             self._executor = ProcessPoolExecutor(
@@ -91,10 +92,20 @@ def _open(*arguments: Any) -> None:
     """
     global _desk, _wrong
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _grow_freely()
     try:
         _desk = Desk(*arguments)
     except Exception as error:
         _wrong = error
+
+
+def _grow_freely() -> None:
+    """Let a process grow by more than loky's 300 MB, after which it would take it for leaking and
+    replace it: what grows is the caches, which another one would only fill anew."""
+    from joblib.externals.loky import process_executor
+
+    if hasattr(process_executor, "_MAX_MEMORY_LEAK_SIZE"):
+        process_executor._MAX_MEMORY_LEAK_SIZE = _MOST_GROWTH
 
 
 def _at_desk(name: str, arguments: tuple[Any, ...]) -> Any:
