@@ -90,7 +90,7 @@ class _Simulation:
 
     def block(self, left: Times, *, first: bool) -> Times:
         """Draw the next failures of the runs that are left, and return those left then."""
-        gaps = self.gaps(left.size)
+        gaps = self.gaps(len(self.full))[left]
         starting = np.minimum(gaps, self.restart_ns)
         if first:
             starting[:, 0] = 0
@@ -118,7 +118,8 @@ class _Simulation:
         return unfinished
 
     def gaps(self, runs: int) -> Times:
-        """Times from each failure to the next, (runs, per_block)."""
+        """Times from each failure to the next, (runs, per_block), of all runs: each so has the same
+        failures whenever the others end."""
         drawn = self.generator.exponential(self.mtbf_ns, (runs, self.per_block))
         return np.rint(np.minimum(drawn, _LONGEST_GAP_NS)).astype(np.int64)
 

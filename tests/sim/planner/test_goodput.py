@@ -93,6 +93,17 @@ def test_all_time_is_accounted_for() -> None:
         assert (found.total_ns[found.failures == 0] == run.undisturbed_ns).all()
 
 
+def test_a_runs_failures_do_not_hang_on_when_others_end() -> None:
+    run = run_with(work=4e6, mtbf=1000, write=10, restart=20, interval=300)
+    works = np.full(400, run.work_ns, dtype=np.int64)
+    shorter = works.copy()
+    shorter[::2] //= 10
+    whole, found = (simulate_runs(run, w, np.random.default_rng(0)) for w in (works, shorter))
+    assert (found.total_ns[1::2] == whole.total_ns[1::2]).all()
+    assert (found.failures[1::2] == whole.failures[1::2]).all()
+    assert (found.failures[::2] < whole.failures[::2]).all()
+
+
 def test_restarts_and_failures_have_their_expected_share() -> None:
     run = run_with(work=4e5, mtbf=9000, write=60, restart=1200, interval=1500)
     assert run.mtbf_ns is not None
