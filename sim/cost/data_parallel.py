@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
+from operator import sub
 from typing import NamedTuple
 
 from scenarios.schema import PRECISION_BYTES
@@ -118,8 +119,8 @@ def reduction_tail_ns(left_ns: Sequence[float], durations_ns: Sequence[float]) -
     takes then.
     """
     following = accumulate(reversed(durations_ns))
-    tails = [after - left for after, left in zip(following, reversed(left_ns), strict=True)]
-    return max(0.0, max(tails, default=0.0))
+    longest: float = max(map(sub, following, reversed(left_ns)), default=0.0)
+    return max(0.0, longest)
 
 
 def weight_gather(setup: Setup, parameters: int) -> Parts:

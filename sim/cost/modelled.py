@@ -248,17 +248,18 @@ def stage_times(
     times: PartTimes,
     data_loading_ns: float = 0.0,
     cache_ns: float = 0.0,
-    passes: Sequence[Pass] = _STAGE_PASSES,
+    passes: Sequence[Pass] | None = None,
 ) -> PassTimes:
     """A stage's passes: action + layers x layer + embedding + head, as far as a pass goes through
     them, and going forward the loading of a microbatch at either end of the model (what is read
     from the cache is not loaded), and what the cache takes.
 
+    passes: those wanted; all unless given.
     Not modelled: that the first active layer makes no gradient of its input (its first norm's
     weights still need that of its first product's), and that frozen layers keep nothing.
     """
     found: dict[Pass, Parts] = {}
-    for name in passes:
+    for name in passes or _STAGE_PASSES:
         counts = part_counts(part, name)
         pieces: list[tuple[float, Parts]] = [
             (1.0, times.get("action", {}).get(name, {})),

@@ -9,7 +9,6 @@ reduction on a stage's weights and who shares them. Each is computed by the same
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,6 +31,7 @@ from sim.cost.modelled import (
 )
 from sim.cost.parts import Parts, total_ns
 from sim.cost.profile import Profile
+from sim.cost.shapes import Pass
 from sim.cost.table import optimizer_parts, tied_parts
 from sim.planner.layouts.cuts import Cut, Cuts, num_chunks
 from sim.planner.layouts.layout_costs import (
@@ -47,9 +47,10 @@ from sim.planner.layouts.layout_costs import (
 from sim.planner.layouts.plans import scenario_with
 from sim.schedule.build import flush_of
 from sim.workload.parameters import rank_parameters, stage_parameters
-from sim.workload.partition import StagePart, group_pieces
+from sim.workload.partition import group_pieces
 
 _Found = TypeVar("_Found")
+_WANTED: tuple[Pass, ...] = ("forward", "backward")
 
 _part_fields = attrgetter(
     "tensor",
@@ -189,14 +190,11 @@ class CostBook:
         found = np.empty((2, len(cut.parts), len(times)), np.int64)
         for c, part in enumerate(cut.parts):
             for j, own in enumerate(times):
-                key = ("pass", part_key, part.num_layers, part.embedding, part.head, j)
+                wanted = None if setup is not None else _WANTED
+                passes = stage_times(part, own, loading if j == 0 else 0.0, passes=wanted)
                 if setup is not None:
-                    passes = stage_times(part, own, loading if j == 0 else 0.0)
                     passes = sharded_times(setup, part, own, passes)
-                    both = _rounded(passes["forward"]), _rounded(passes["backward"])
-                else:
-                    both = self._once(key, partial(_pass, part, own, loading if j == 0 else 0.0))
-                found[0, c, j], found[1, c, j] = both
+                found[:, c, j] = _rounded(passes["forward"]), _rounded(passes["backward"])
         return passes_of(found, cut.content, plan.pipeline)
 
     def _messages(self, plan: Plan, where: Placed) -> Messages:
@@ -297,11 +295,6 @@ class _Groups(NamedTuple):
     tensor: Group
     data: Group
     tied: Group | None
-
-
-def _pass(part: StagePart, times: PartTimes, loading_ns: float) -> tuple[int, int]:
-    passes = stage_times(part, times, loading_ns, passes=("forward", "backward"))
-    return _rounded(passes["forward"]), _rounded(passes["backward"])
 
 
 def _rounded(parts: Parts) -> int:
