@@ -78,7 +78,7 @@ def bound_ns(shape: Shape, costs: LayoutCosts) -> int:
             messages.links.links,
             messages.links.num_links,
         ),
-        _route(shape.schedule, p, v, n, shape.num_microbatches, mode == OVERLAPPED),
+        _route(shape.schedule, p, v, n, shape.num_microbatches),
         passes.alike,
         posted,
         costs.stages.by_rank_ns,
@@ -90,7 +90,7 @@ def bound_ns(shape: Shape, costs: LayoutCosts) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _route(schedule: ShapeSchedule, p: int, v: int, n: int, m: int, overlapped: bool) -> Route:
+def _route(schedule: ShapeSchedule, p: int, v: int, n: int, m: int) -> Route:
     shape = Shape(schedule=schedule, num_ranks=p, num_microbatches=m, num_chunks=v, num_slices=n)
     total = shape.num_passes
     # One forward pass and the first backward one at the end are no pair: all passes of one
@@ -98,7 +98,7 @@ def _route(schedule: ShapeSchedule, p: int, v: int, n: int, m: int, overlapped: 
     warm_ups = [total if w == total - 1 else w for w in shape.warm_ups]
     forwards = backwards = np.arange(total)
     if 2 * total * p > MOST_PASSES:
-        forwards, backwards = _some(p, v, n, m, overlapped)
+        forwards, backwards = _some(p, v, n, m)
     most = max(len(forwards), len(backwards))
     kinds, turns = np.zeros((2, most), np.int64), np.full((2, most), -1, np.int64)
     for row, numbers in enumerate((forwards, backwards)):
@@ -123,7 +123,7 @@ def _types(numbers: I64, row: int, p: int, v: int, n: int) -> I64:
     return max(v, n) - 1 - found if row else found
 
 
-def _some(p: int, v: int, n: int, m: int, overlapped: bool) -> tuple[I64, I64]:
+def _some(p: int, v: int, n: int, m: int) -> tuple[I64, I64]:
     """Numbers of the passes at the beginning and at the end, and some between."""
     total = m * v * n
     numbers = np.arange(total)
@@ -133,8 +133,6 @@ def _some(p: int, v: int, n: int, m: int, overlapped: bool) -> tuple[I64, I64]:
         return numbers[taken], numbers[taken]
     pieces = np.unique(np.linspace(0, n - 1, min(n, 4)).astype(np.int64))
     ends = np.isin(numbers, pieces) | np.isin(total - 1 - numbers, pieces)
-    if not overlapped:
-        return numbers[ends], numbers[ends]
     # The longest way to and fro between two ranks comes back to a rank p passes later.
     step = p * max(1, -(-2 * total // MOST_PASSES))
     return (
