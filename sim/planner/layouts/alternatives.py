@@ -18,7 +18,7 @@ from sim.planner.layouts.reasons import Seen, does_not_fit, why_slower
 MOST_SIMULATED = 24
 """Layouts simulated for a value, at most, to find its best; a bound proves it sooner as a rule."""
 _AT_ONCE = 2
-MOST_ACTIONS = 400_000
+MOST_ACTIONS = 200_000
 """Passes and messages of the programs whose time is told apart by category, together: the nearest
 layouts first; what the others lose is said by what they are."""
 _GPUS = "gpus"
@@ -106,7 +106,7 @@ def written_value(value: object) -> str:
 
 def _values(area: Area, winner: int) -> list[_Value]:
     """The values other than the winner's, each with its layouts that fit."""
-    own = area.codes[winner]
+    own = area.bounded.codes[winner]
     return [
         _Value(
             dimension=dimension,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -29,11 +30,40 @@ class BoundBroken(AssertionError):
     """A simulated time is below what was proved to be its bound: a mistake of this program."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounded:
+    """Candidates with their peak and bound; see `Survey`."""
+
+    places: NDArray[np.int32]
+    peak_bytes: NDArray[np.int64]
+    bound_ns: NDArray[np.int64]
+    codes: NDArray[np.int16]
+
+    @classmethod
+    def none(cls, num_dimensions: int) -> Bounded:
+        """No candidates."""
+        return cls(
+            places=np.zeros((0, 3), np.int32),
+            peak_bytes=np.zeros(0, np.int64),
+            bound_ns=np.zeros(0, np.int64),
+            codes=np.zeros((0, num_dimensions), np.int16),
+        )
+
+    def where(self, chosen: NDArray[np.bool_]) -> Bounded:
+        """Those of them that are chosen."""
+        return Bounded(
+            places=self.places[chosen],
+            peak_bytes=self.peak_bytes[chosen],
+            bound_ns=self.bound_ns[chosen],
+            codes=self.codes[chosen],
+        )
+
+
 class Area:
     """All candidates on one number of devices, and what is known of each.
 
     Candidates that fit have positions, in the order of their space: the plainer before the more
-    elaborate. places, codes, least: see `Survey`; times: of those simulated, by position.
+    elaborate. least: see `Survey`; times: of those simulated, by position.
     """
 
     def __init__(self, workers: Workers, num_devices: int, report: Report) -> None:
@@ -46,56 +76,55 @@ class Area:
         self.least: dict[tuple[int, int], tuple[int, Place]] = {}
         self.counted = self.refused = self.over_memory = 0
         self._found: Space | None = None
-        self.peak_bytes: NDArray[np.int64] = np.zeros(0, np.int64)
-        self.bound_ns: NDArray[np.int64] = np.zeros(0, np.int64)
-        self.places: NDArray[np.int32] = np.zeros((0, 3), np.int32)
-        self.codes: NDArray[np.int16] = np.zeros((0, len(self.space.dimensions)), np.int16)
+        self.bounded = self.wider = Bounded.none(len(self.space.dimensions))
 
     @property
     def desk(self) -> Desk:
         """Where this process evaluates candidates."""
         return self.workers.desk
 
-    def survey(self) -> None:
-        """Count all candidates, and bound those that fit."""
-        surveys = self.surveyed(0, self.capacity)
-        self.counted = sum(s.counted for s in surveys)
-        self.over_memory = sum(s.over_memory for s in surveys)
-        self.refused = self.space.refused_rooms + sum(s.refused for s in surveys)
-        for survey in surveys:
-            for value, entry in survey.least.items():
-                self.least[value] = min(self.least.get(value, entry), entry)
-        self.take(surveys)
-
-    def take(self, surveys: Sequence[Survey]) -> None:
-        """Take the candidates of surveys as those to search."""
-        if not surveys:
-            return
-        self.peak_bytes = np.concatenate([s.peak_bytes for s in surveys])
-        self.bound_ns = np.concatenate([s.bound_ns for s in surveys])
-        self.places = np.concatenate([s.places for s in surveys])
-        self.codes = np.concatenate([s.codes for s in surveys])
-
-    def surveyed(self, above: int, upto: int) -> list[Survey]:
-        """The surveys of all rooms, in their order, of a window of memory."""
+    def survey(self, beyond: float = 1.0) -> None:
+        """Count all candidates, and bound those that fit; and apart from them (`wider`) those that
+        a device of `beyond` times the memory would hold."""
         # Rooms of one tensor degree and microbatch share their layers' times: a task. The smallest
         # microbatches, of which most fits, come first, so that no long task is left for the end.
         tasks: dict[tuple[int, int], list[int]] = {}
         for number, room in enumerate(self.space.rooms):
             tasks.setdefault((room.micro_batch, room.tensor), []).append(number)
+        limits = self.capacity, int(self.capacity * beyond)
         calls = [
-            ("surveys", (self.num_devices, numbers, above, upto))
-            for _, numbers in sorted(tasks.items())
+            ("surveys", (self.num_devices, rooms, *limits)) for _, rooms in sorted(tasks.items())
         ]
-        found: list[Survey] = []
-        counted = over = 0
-        for _, surveys in self.workers.run(calls):
-            found += surveys
-            counted += sum(survey.counted for survey in surveys)
-            over += sum(survey.over_memory for survey in surveys)
-            if not above:
-                self.tell("counting", over, counted)
-        return sorted(found, key=lambda survey: survey.room)
+        surveys: list[Survey] = []
+        for _, found in self.workers.run(calls):
+            surveys += found
+            self.counted += sum(survey.counted for survey in found)
+            self.over_memory += sum(survey.over_memory for survey in found)
+            self.tell("counting", self.over_memory)
+        surveys.sort(key=lambda survey: survey.room)
+        self.refused = self.space.refused_rooms + sum(s.refused for s in surveys)
+        for survey in surveys:
+            for value, entry in survey.least.items():
+                self.least[value] = min(self.least.get(value, entry), entry)
+        if surveys:
+            every = Bounded(
+                places=np.concatenate([s.places for s in surveys]),
+                peak_bytes=np.concatenate([s.peak_bytes for s in surveys]),
+                bound_ns=np.concatenate([s.bound_ns for s in surveys]),
+                codes=np.concatenate([s.codes for s in surveys]),
+            )
+            fits = every.peak_bytes <= self.capacity
+            self.bounded, self.wider = every.where(fits), every.where(~fits)
+
+    @property
+    def peak_bytes(self) -> NDArray[np.int64]:
+        """Of each candidate that fits, by position."""
+        return self.bounded.peak_bytes
+
+    @property
+    def bound_ns(self) -> NDArray[np.int64]:
+        """Of each candidate that fits, by position."""
+        return self.bounded.bound_ns
 
     def search(self, top: int) -> None:
         """Simulate, cheapest bound first, until the `top` best and the front are known."""
@@ -167,7 +196,7 @@ class Area:
 
     def place(self, position: int) -> Place:
         """Where a candidate is in the space."""
-        return Place(*map(int, self.places[position]))
+        return Place(*map(int, self.bounded.places[position]))
 
     def plan(self, position: int) -> Plan:
         """A candidate as a plan."""
@@ -185,14 +214,14 @@ class Area:
 
     def with_value(self, dimension: int, code: int) -> NDArray[np.int64]:
         """The candidates that fit and have a value of a dimension, both by number."""
-        return np.flatnonzero(self.codes[:, dimension] == code)
+        return np.flatnonzero(self.bounded.codes[:, dimension] == code)
 
-    def tell(self, what: Part, settled: int | None = None, counted: int | None = None) -> None:
+    def tell(self, what: Part, settled: int | None = None) -> None:
         """Report how far the search is."""
         self.report(
             Progress(
                 num_devices=self.num_devices,
-                counted=self.counted if counted is None else counted,
+                counted=self.counted,
                 settled=self.counted if settled is None else settled,
                 simulated=len(self.times),
                 best_ns=min(self.times.values(), default=None),

@@ -63,10 +63,10 @@ class Survey:
     """What is known of a room without simulating.
 
     counted, refused: candidates, and combinations of fields that the rules do not allow.
-    over_memory: candidates whose peak is over the window asked.
+    over_memory: candidates whose peak is over the capacity.
     least: by dimension and code of a value (the number of it in the dimension's domain), the least
     peak of a candidate that has it, those over memory included, and the first that has that peak.
-    places: (n, 3) int32, peak_bytes, bound_ns: (n,) int64: the candidates in the window.
+    places: (n, 3) int32, peak_bytes, bound_ns: (n,) int64: the candidates that were bounded.
     codes: (n, dimensions) int16: the codes of their values.
     """
 
@@ -95,7 +95,6 @@ class Desk:
         self.space = lru_cache(maxsize=None)(self._space)
         self.cells = lru_cache(maxsize=_ROOMS_KEPT)(self._cells)
         self.evaluator = lru_cache(maxsize=4)(self._evaluator)
-        self._surveyed = False
 
     def plan(self, num_devices: int, place: Place) -> Plan:
         """A candidate as a plan."""
@@ -103,22 +102,21 @@ class Desk:
         return self.space(num_devices).plan(cell, cell.spreads[place.spread])
 
     def surveys(
-        self, num_devices: int, rooms: Sequence[int], above: int, upto: int
+        self, num_devices: int, rooms: Sequence[int], capacity: int, beyond: int
     ) -> list[Survey]:
         """Survey several rooms in a row."""
         # Of the million objects that are kept none is garbage, and scanning them takes a tenth.
         was_enabled = gc.isenabled()
         gc.disable()
         try:
-            return [self.survey(num_devices, room, above, upto) for room in rooms]
+            return [self.survey(num_devices, room, capacity, beyond) for room in rooms]
         finally:
             if was_enabled:
                 gc.enable()
-            self._surveyed = True
 
-    def survey(self, num_devices: int, room: int, above: int, upto: int) -> Survey:
-        """Count a room's candidates, and bound those whose peak is over `above` and not over
-        `upto` bytes."""
+    def survey(self, num_devices: int, room: int, capacity: int, beyond: int) -> Survey:
+        """Count a room's candidates, those over `capacity` bytes apart, and bound those whose peak
+        is not over `beyond`."""
         space, evaluator = self.space(num_devices), self.evaluator(num_devices)
         names = space.dimensions
         numbers = [{value: i for i, value in enumerate(space.domain(name))} for name in names]
@@ -130,7 +128,7 @@ class Desk:
             first = Place(room, at, 0)
             peak = evaluator.peak_bytes(space.plan(cell, cell.spreads[0]))
             counted += len(cell.spreads)
-            over += len(cell.spreads) if peak > upto else 0
+            over += len(cell.spreads) if peak > capacity else 0
             for number, spread in enumerate(cell.spreads):
                 place = first._replace(spread=number)
                 values = space.values(cell, spread)
@@ -138,7 +136,7 @@ class Desk:
                 for entry in enumerate(code):
                     if entry not in least or peak < least[entry][0]:
                         least[entry] = peak, place
-                if above < peak <= upto:
+                if peak <= beyond:
                     bound = evaluator.bound_ns(space.plan(cell, spread))
                     rows.append((place, peak, bound, code))
         return Survey(
@@ -155,9 +153,6 @@ class Desk:
 
     def iterations(self, num_devices: int, places: Sequence[Place]) -> list[int]:
         """Simulate candidates: their iterations in nanoseconds."""
-        if self._surveyed:  # What all candidates share takes room that the few need for themselves.
-            self.evaluator.cache_clear()
-            self._surveyed = False
         evaluator = self.evaluator(num_devices)
         return [evaluator.iteration_ns(self.plan(num_devices, place)) for place in places]
 

@@ -22,7 +22,7 @@ from sim.planner.layouts.desk import Desk, MakeEvaluator
 from sim.planner.layouts.evaluation import Evaluator
 from sim.planner.layouts.found import Candidate, Objective, PlanSearch, Progress
 from sim.planner.layouts.front import device_ns, front
-from sim.planner.layouts.sensitivity import sensitivities
+from sim.planner.layouts.sensitivity import MORE, sensitivities
 from sim.planner.layouts.space import CannotPlan
 from sim.planner.layouts.workers import Workers
 
@@ -65,7 +65,7 @@ def search(
     with Workers(Desk(scenario, profile, only, make), jobs) as workers:
         for num_devices in _numbers(scenario, gpus, objective):
             area = Area(workers, num_devices, progress)
-            area.survey()
+            area.survey(beyond=MORE if explain else 1.0)
             area.search(top)
             areas.append(area)
             if not gpus and any(_meets(c, deadline_days) for c in _candidates(area, 1)):

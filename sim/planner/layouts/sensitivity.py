@@ -15,7 +15,8 @@ from sim.planner.layouts.desk import Inputs
 from sim.planner.layouts.found import Alternative, Candidate, Sensitivity
 from sim.planner.layouts.plans import scenario_with
 
-FACTORS = (0.8, 1.2)
+MORE = 1.2
+FACTORS = (0.8, MORE)
 NEAR = 0.25
 """How much slower than the winner a layout may be that is tried under other inputs."""
 MOST = 24
@@ -158,7 +159,7 @@ def _put(owner: Any, path: Sequence[str], factor: float) -> Any:
 def _memory(area: Area, winner: Candidate) -> Sensitivity | None:
     """None where nothing fits in less memory."""
     low, high = FACTORS
-    less, more = int(area.capacity * low), int(area.capacity * high)
+    less = int(area.capacity * low)
     # The front has the fastest layout for any memory.
     fitting = [p for p in area.ranked() if area.peak_bytes[p] <= less]
     if not fitting:
@@ -166,7 +167,7 @@ def _memory(area: Area, winner: Candidate) -> Sensitivity | None:
     smaller = area.candidate(fitting[0])
     best, larger = winner.iteration_ns, None
     wide = Area(area.workers, area.num_devices, area.report)
-    wide.take(area.surveyed(area.capacity, more))
+    wide.bounded = area.wider
     for position in by_bound(wide, range(len(wide.bound_ns))):
         if wide.bound_ns[position] >= best:
             break
