@@ -23,7 +23,7 @@ from sim.planner.layouts.evaluation import Evaluator
 from sim.planner.layouts.found import Candidate, Objective, PlanSearch, Progress
 from sim.planner.layouts.front import device_ns, front
 from sim.planner.layouts.sensitivity import MORE, sensitivities
-from sim.planner.layouts.space import CannotPlan
+from sim.planner.layouts.space import CannotPlan, divisors
 from sim.planner.layouts.workers import Workers
 
 LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -180,8 +180,25 @@ def _baseline(desk: Desk) -> Candidate | None:
 
 
 def _nothing(scenario: Scenario, areas: Sequence[Area]) -> str:
-    """Why no number of devices has a layout, by the last rule that refused one."""
+    """Why no number of devices has a layout: by the last rule that refused one, or by what the
+    restriction leaves."""
     numbers = ", ".join(str(area.num_devices) for area in areas)
+    text = f"{scenario.name} has no layout on {numbers} devices"
+    space = areas[-1].space
     refusal = next((a.space.refusal for a in reversed(areas) if a.space.refusal), None)
-    why = f", as {refusal[0]} {refusal[1]}" if refusal else ""
-    return f"{scenario.name} has no layout on {numbers} devices{why}"
+    if refusal is not None:
+        return f"{text}, as {refusal[0]} {refusal[1]}"
+    for name in ("tensor", "pipeline", "data", "micro_batch"):
+        whole = space.batch if name == "micro_batch" else space.num_devices
+        what = "sequences" if name == "micro_batch" else "devices"
+        asked = [value for value in space.only.get(name, ()) if isinstance(value, int)]
+        if asked and all(whole % value for value in asked):
+            near = min(divisors(whole), key=lambda value: abs(value - asked[0]))
+            given = " or ".join(map(str, asked))
+            return f"{text}: {name} {given} does not divide {whole} {what}; `{name}={near}` would"
+    names = ", ".join(f"{name} {_listed(values)}" for name, values in space.only.items())
+    return f"{text}: no combination of {names} is one; leaving one of them out may help"
+
+
+def _listed(values: Sequence[object]) -> str:
+    return " or ".join(map(str, values))

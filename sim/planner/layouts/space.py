@@ -234,11 +234,9 @@ class LayoutSpace:
         """The values that a dimension can have, the plainer before the more elaborate."""
         if name in self.only:
             return self.only[name]
-        if name in ("pipeline", "tensor", "data"):
-            return _divisors(self.num_devices)
-        if name == "micro_batch":
-            return _divisors(self.batch)
-        return _divisors(self.layers) if name == "chunks" else self._values(name)
+        whole = {"micro_batch": self.batch, "chunks": self.layers}
+        whole |= dict.fromkeys(("pipeline", "tensor", "data"), self.num_devices)
+        return divisors(whole[name]) if name in whole else self._values(name)
 
     def values(self, cell: Cell, spread: Spread) -> tuple[object, ...]:
         """A candidate's values, by dimension."""
@@ -254,7 +252,7 @@ class LayoutSpace:
 
     def _whole(self, name: str, number: int) -> tuple[int, ...]:
         """The divisors of a number that a restriction lets be a dimension's values."""
-        found = _divisors(number)
+        found = divisors(number)
         return tuple(v for v in found if v in self.only[name]) if name in self.only else found
 
     def _allows(self, level: int, changes: Changes) -> bool:
@@ -417,7 +415,8 @@ def _alike(labels: np.ndarray) -> bytes:
     return numbers[inverse].tobytes()
 
 
-def _divisors(number: int) -> tuple[int, ...]:
+def divisors(number: int) -> tuple[int, ...]:
+    """The divisors of a number, ascending."""
     return tuple(d for d in range(1, number + 1) if number % d == 0)
 
 

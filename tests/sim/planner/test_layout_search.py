@@ -289,6 +289,12 @@ def test_what_is_asked_must_make_sense() -> None:
         search(scenario, jobs=1, only={"pipeline": (4,), "tensor": (1,)}, gpus=(12,), explain=False)
     with pytest.raises(CannotPlan, match="no layout on 4 devices, as plan\\.tensor"):
         search(small(heads=2), jobs=1, only={"tensor": (4,)}, explain=False)
+    with pytest.raises(CannotPlan, match="tensor 7 does not divide 4 devices; `tensor=4` would"):
+        search(scenario, jobs=1, only={"tensor": (7,)})
+    with pytest.raises(CannotPlan, match="micro_batch 3 or 5 does not divide 8 sequences"):
+        search(scenario, jobs=1, only={"micro_batch": (3, 5)})
+    with pytest.raises(CannotPlan, match="no combination of tensor 2, data 4 is one"):
+        search(scenario, jobs=1, only={"tensor": (2,), "data": (4,)})
 
 
 class _Low:
