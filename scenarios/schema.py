@@ -271,13 +271,14 @@ class Plan:
 
     @property
     def num_microbatches(self) -> int:
-        """Microbatches a pipeline runs in one iteration, resolved."""
+        """Microbatches a pipeline runs in one iteration, resolved; one where the batch holds none,
+        which the rules refuse."""
         if self.microbatch_groups is not None:
             return sum(group.microbatches for group in self.microbatch_groups)
         if self.microbatches is not None:
             return self.microbatches
         if self.global_batch is not None:
-            return self.global_batch // (self.micro_batch * self.data)
+            return max(1, self.global_batch // (self.micro_batch * self.data))
         return 1
 
     @property

@@ -234,6 +234,13 @@ BROKEN = {
         "30 does not divide by micro_batch 4 x data 1 = 4",
         "`global_batch: 32` would work",
     ),
+    "global batch of less than a microbatch": one(
+        GOOD + "  micro_batch: 4\n  global_batch: 2\n",
+        "8:17",
+        "plan.global_batch",
+        "2 does not divide by micro_batch 4 x data 1 = 4",
+        "`global_batch: 4` would work",
+    ),
     "global batch and microbatches": one(
         GOOD + "  microbatches: 4\n  global_batch: 8\n",
         "8:17",

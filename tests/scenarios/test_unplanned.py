@@ -35,6 +35,13 @@ def test_what_is_given_is_not_assumed() -> None:
     assert scenario.plan.data == 4 and asked.has_baseline
 
 
+def test_a_batch_that_the_scenarios_own_layout_cannot_hold_is_searched_without_it() -> None:
+    asked = unplanned("megatron/175b", batch=4, gpus=(1024,))
+    assert not asked.has_baseline
+    found = [message for _, message in check(asked.loaded.scenario)]
+    assert any("4 does not divide by micro_batch 1 x data 8" in message for message in found)
+
+
 def test_a_model_without_a_run_of_its_own_needs_a_batch() -> None:
     with pytest.raises(CannotPlan, match="--batch 1536"):
         unplanned("gpt3-13b", gpus=(64,))
