@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from reports import layout_words, plan_tables, plan_words, words
@@ -99,14 +99,14 @@ def _points(
         "name": name,
         "x": [c.iteration_ns / 1e9 for c in candidates],
         "y": [c.peak_bytes / GIB for c in candidates],
-        "text": [_told(c) for c in candidates],
+        "text": [_told(c, answer.only) for c in candidates],
         "marker": {"size": _sizes(answer, candidates), "opacity": 1, "line": line, **marker},
         "hovertemplate": f"{name}: %{{x:.4g}} s, %{{y:.4g}} GiB<br>%{{text}}<extra></extra>",
     }
 
 
-def _told(candidate: Candidate) -> str:
-    parts = [layout_words.compact(candidate.plan)]
+def _told(candidate: Candidate, only: Collection[str]) -> str:
+    parts = [layout_words.compact(candidate.plan, only)]
     parts.append(words.plural(candidate.num_devices, "GPU"))
     if money := plan_words.money(candidate):
         parts.append(money)
@@ -166,7 +166,9 @@ def times(answer: PlanAnswer) -> Chart:
                 "name": text,
                 "x": seconds,
                 "y": names,
-                "customdata": [layout_words.compact(d.candidate.plan) for d in answer.details],
+                "customdata": [
+                    layout_words.compact(d.candidate.plan, answer.only) for d in answer.details
+                ],
                 "marker": marker_of(tint),
                 "hovertemplate": f"%{{y}} (%{{customdata}})<br>{text}: %{{x:.4g}} s<extra></extra>",
             }
@@ -207,7 +209,9 @@ def alternatives(answer: PlanAnswer) -> Chart:
             "textposition": "outside",
             "cliponaxis": False,
             "constraintext": "none",
-            "customdata": [_told(other.candidate) if other.candidate is not None else ""],
+            "customdata": [
+                _told(other.candidate, answer.only) if other.candidate is not None else ""
+            ],
             "marker": marker_of(f"r{fields.index(other.field) % 6}"),
             "hovertemplate": "%{y}: %{text}<br>%{customdata}<extra></extra>",
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from reports import words
 from scenarios.schema import Plan
 from sim.planner.layouts.found import Alternative
@@ -23,6 +25,8 @@ LISTED = (
     *("placement", "p2p"),
 )
 """Fields of a plan that make a layout, in the order in which they are told."""
+_TOLD = {*LISTED} - {"recompute_every", "p2p"}
+"""Fields that a layout's words and letters tell by themselves."""
 
 
 def schedule_name(plan: Plan) -> str:
@@ -37,8 +41,11 @@ def degrees(plan: Plan) -> str:
     return f"tensor {plan.tensor} × pipeline {plan.pipeline} × data {plan.data}"
 
 
-def layout(plan: Plan) -> str:
-    """A layout in words: degrees, microbatch, schedule, and what saves memory."""
+def layout(plan: Plan, only: Collection[str] = ()) -> str:
+    """A layout in words: degrees, microbatch, schedule, and what saves memory.
+
+    only: fields that were restricted, of which those are told that no layout's words have.
+    """
     parts = [degrees(plan), f"microbatch {plan.micro_batch}"]
     if plan.pipeline > 1:
         name = SCHEDULES[plan.schedule]
@@ -55,11 +62,15 @@ def layout(plan: Plan) -> str:
         parts.append("reductions overlapped")
     if plan.placement != "tensor-data-pipeline":
         parts.append(f"placed {plan.placement}")
+    parts += [f"{field_name(name)} {value_text(getattr(plan, name))}" for name in _more(only)]
     return ", ".join(parts)
 
 
-def compact(plan: Plan) -> str:
-    """A layout in a few letters: `t8 p4 d32 b2 interleaved:3 selective sp zero1`."""
+def compact(plan: Plan, only: Collection[str] = ()) -> str:
+    """A layout in a few letters: `t8 p4 d32 b2 interleaved:3 selective sp zero1`.
+
+    only: fields that were restricted; others than usual are told as `p2p=blocking`.
+    """
     parts = [f"t{plan.tensor}", f"p{plan.pipeline}", f"d{plan.data}", f"b{plan.micro_batch}"]
     parts.append(schedule_name(plan))
     if plan.recomputation != "none":
@@ -69,7 +80,12 @@ def compact(plan: Plan) -> str:
     parts += ["overlapped"] * (plan.gradient_reduction == "overlapped")
     if plan.placement != "tensor-data-pipeline":
         parts.append(place(plan.placement))
+    parts += [f"{name}={value_text(getattr(plan, name))}" for name in _more(only)]
     return " ".join(parts)
+
+
+def _more(only: Collection[str]) -> list[str]:
+    return [name for name in only if name not in _TOLD]
 
 
 def place(placement: str) -> str:
@@ -95,10 +111,13 @@ def instead(other: Alternative) -> str:
     return f"{field_name(other.field)} {value_of(other.field, other.value)}"
 
 
-def difference(plan: Plan, other: Plan) -> str:
-    """What a layout has otherwise than another: `tensor 4, microbatch 2`."""
+def difference(plan: Plan, other: Plan, only: Collection[str] = ()) -> str:
+    """What a layout has otherwise than another: `tensor 4, microbatch 2`.
+
+    only: fields that were restricted, and may differ, too.
+    """
     told = []
-    for name in LISTED:
+    for name in dict.fromkeys((*LISTED, *only)):
         value = getattr(plan, name)
         if value != getattr(other, name):
             told.append(f"{field_name(name)} {value_text(value)}")

@@ -146,7 +146,7 @@ def _beside(answer: PlanAnswer, own: Candidate) -> str:
 def layouts_section(answer: PlanAnswer) -> Section:
     """The best layouts, and the scenario's own."""
     best = plan_tables.layouts(answer)
-    winner = layout_words.layout(answer.found.best.plan)
+    winner = layout_words.layout(answer.found.best.plan, answer.only)
     lists: list[tuple[str, tuple[str, ...]]] = [
         ("The best", (winner,)),
         ("How layouts are written", (layout_words.COMPACT,)),
@@ -167,7 +167,7 @@ def layouts_section(answer: PlanAnswer) -> Section:
 def _layouts_claim(answer: PlanAnswer) -> str:
     ranked = answer.found.ranked
     if len(ranked) == 1:
-        return f"One layout was asked for: {layout_words.compact(ranked[0].plan)}"
+        return f"One layout was asked for: {layout_words.compact(ranked[0].plan, answer.only)}"
     last = ranked[-1].iteration_ns / ranked[0].iteration_ns - 1
     second = ranked[1].iteration_ns / ranked[0].iteration_ns - 1
     if answer.found.objective != "time":
@@ -241,7 +241,10 @@ def time_section(answer: PlanAnswer) -> Section:
         lists=(
             (
                 "What the bars are",
-                tuple(f"{d.name}: {layout_words.layout(d.candidate.plan)}" for d in answer.details),
+                tuple(
+                    f"{d.name}: {layout_words.layout(d.candidate.plan, answer.only)}"
+                    for d in answer.details
+                ),
             ),
         ),
     )

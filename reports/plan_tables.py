@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from reports import layout_words, words
@@ -95,7 +95,7 @@ def results(answer: PlanAnswer) -> Table:
     capacity = answer.capacity_bytes
     columns = [
         *_places(answer, shown),
-        ("Layout", [text(layout_words.compact(c.plan)) for _, c in shown]),
+        ("Layout", [text(layout_words.compact(c.plan, answer.only)) for _, c in shown]),
         ("Time", [seconds(c.iteration_ns / 1e9) for _, c in shown]),
         ("Over the best", [share(c.iteration_ns / best_ns - 1) for _, c in shown]),
         ("TFLOP/s a GPU", [_tflops(c) for _, c in shown]),
@@ -179,7 +179,7 @@ def front(answer: PlanAnswer, *, short: bool) -> Table:
             memory(candidate.peak_bytes),
             *((_dollars(candidate, short=short),) if known_cost else ()),
             *((_number(candidate.num_devices),) if numbers else ()),
-            text(layout_words.compact(candidate.plan)),
+            text(layout_words.compact(candidate.plan, answer.only)),
         )
         for candidate in found.front
     )
@@ -211,7 +211,9 @@ def alternatives(answer: PlanAnswer) -> Table:
         slower = text(words.UNKNOWN)
         if other.slower is not None:
             slower = Cell(text=words.percent(other.slower, signed=True), value=other.slower)
-        layout = "" if other.candidate is None else layout_words.compact(other.candidate.plan)
+        layout = ""
+        if other.candidate is not None:
+            layout = layout_words.compact(other.candidate.plan, answer.only)
         value = layout_words.value_of(other.field, other.value)
         rows.append((text(value), time, slower, text(layout), text(other.reason)))
     return Table(
@@ -239,7 +241,7 @@ def sensitivities(answer: PlanAnswer) -> Table:
                     strict=True,
                 )
             ),
-            text(_overtaken(item, best.plan)),
+            text(_overtaken(item, best.plan, answer.only)),
         )
         for item in by_effect(answer.found.sensitivities, best.iteration_ns)
     ]
@@ -272,11 +274,11 @@ def by_effect(items: Sequence[Sensitivity], best_ns: int) -> list[Sensitivity]:
     return sorted(items, key=lambda s: -max(map(abs, effects(s, best_ns))))
 
 
-def _overtaken(item: Sensitivity, plan: Plan) -> str:
+def _overtaken(item: Sensitivity, plan: Plan, only: Collection[str]) -> str:
     told = []
     for factor, other in ((item.low, item.overtaken_low), (item.high, item.overtaken_high)):
         if other is not None:
-            told.append(f"× {factor:g}: {layout_words.difference(other, plan)}")
+            told.append(f"× {factor:g}: {layout_words.difference(other, plan, only)}")
     return "; ".join(told) or "stays the best"
 
 
@@ -357,7 +359,7 @@ def _shortened(field: str, value: object) -> object:
         return layout_words.place(str(value))
     if field == "sharding":
         return layout_words.ZERO.get(str(value), value)
-    return "beside" if value == "overlapped" else value
+    return "beside" if (field, value) == ("gradient_reduction", "overlapped") else value
 
 
 def _value(column: _Column, plan: Plan, *, short: bool) -> Cell:

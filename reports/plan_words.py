@@ -85,9 +85,9 @@ def _nothing(answer: PlanAnswer) -> str:
         return f"{text}."
     least = min(known, key=lambda s: s.smallest_peak_bytes or 0)
     peak = least.smallest_peak_bytes or 0
-    which = (
-        f" ({layout_words.compact(least.smallest_plan)})" if least.smallest_plan is not None else ""
-    )
+    which = ""
+    if least.smallest_plan is not None:
+        which = f" ({layout_words.compact(least.smallest_plan, answer.only)})"
     return (
         f"{text}: the one that needs least memory{which} peaks at {words.size(peak)} of "
         f"{words.size(capacity)}, {words.size(peak - capacity)} too much."

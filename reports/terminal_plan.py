@@ -52,7 +52,7 @@ def show_plan(answer: PlanAnswer, *, as_json: bool) -> None:
 def _show_found(out: Console, answer: PlanAnswer) -> None:
     found = answer.found
     best = plan_tables.ranked(answer)
-    out.print(f"The best: {_plain(layout_words.layout(found.best.plan))}.")
+    out.print(f"The best: {_plain(layout_words.layout(found.best.plan, answer.only))}.")
     out.print()
     wide(out, _rich(best.table))
     if best.alike:

@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from reports.console import console, plain_table, show_json
+from reports.console import console, plain_table, show_json, wide
 from scenarios.units import format_bytes, format_duration_ns
 from sim.sweeps.records import Seen
 from sim.sweeps.sweep import Step
@@ -130,7 +130,8 @@ def show_sweep(
     if left := num_points - tally.passed:
         parts.append(f"{left:,} left")
     took = format_duration_ns(seconds * 1e9)
-    out.print(Text(f"{num_points:,} points in {took}: {', '.join(parts)}", style="bold"))
+    noun = "point" if num_points == 1 else "points"
+    out.print(Text(f"{num_points:,} {noun} in {took}: {', '.join(parts)}", style="bold"))
     _show_best(out, tally, fields)
     reasons = tally.reasons()
     if reasons:
@@ -166,7 +167,7 @@ def _show_best(out: Console, tally: Tally, fields: Sequence[str]) -> None:
             "" if one.fits is None else ("yes" if one.fits else "no"),
         ]
         table.add_row(str(number), *cells, *row[: len(figures)])
-    out.print(table)
+    wide(out, table)
     rated = [one for one in tally.found if one.sequences_per_s and one.fits is not False]
     most = max(rated, key=lambda one: (one.sequences_per_s, -one.index), default=None)
     if most is not None and most.key != best[0].key:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from reports.console import plain_table
+from reports.elastic_words import long_duration
 from reports.training_words import PARTS, Fact, checkpoint_facts, claim, days, facts
 from reports.words import NBSP
 from sim.training_run import TrainingOutlook
@@ -42,16 +43,17 @@ def _print(out: Console, heading: str, rows: list[Fact]) -> None:
 def _intervals(out: Console, found: TrainingOutlook) -> None:
     if found.intervals is None or found.expected_days is None:
         return
-    table = plain_table("work between checkpoints", "expected", "simulated", "±", right=(1, 2, 3))
+    table = plain_table(
+        "work between checkpoints", "expected", "simulated", "standard error", right=(1, 2, 3)
+    )
     for point in found.intervals.points:
         own = point.simulated
-        minutes = point.interval_ns / 60e9
+        here = " (as here)" if point.interval_ns == found.run.interval_ns else ""
         table.add_row(
-            f"{minutes:,.3g} min"
-            + (" (as here)" if point.interval_ns == found.run.interval_ns else ""),
+            _plain(long_duration(point.interval_ns / 1e9)) + here,
             _plain(days(point.expected_days)) if point.expected_days is not None else "never",
             _plain(days(own.mean)) if own is not None else "-",
-            f"{own.error:.2g}" if own is not None else "-",
+            _plain(days(own.error)) if own is not None else "-",
         )
     out.print(table)
 

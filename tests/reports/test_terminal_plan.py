@@ -104,6 +104,35 @@ def test_layouts_in_words() -> None:
     assert layout_words.difference(plan, plan) == "the same layout"
 
 
+def test_other_fields_that_were_searched_are_told() -> None:
+    plan = plan_cases.question().loaded.scenario.plan
+    other = replace(plan, precision="bf16", p2p="overlapped")
+    only = ("tensor", "precision", "p2p")
+    assert layout_words.compact(other, only).endswith("full precision=bf16 p2p=overlapped")
+    assert layout_words.layout(other, only).endswith("precision bf16, messages overlapped")
+    assert layout_words.difference(other, plan, only) == "messages overlapped, precision bf16"
+
+
+def test_messages_are_not_said_to_be_beside_the_passes(
+    answer: PlanAnswer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sent(candidate: Candidate, number: int) -> Candidate:
+        plan = candidate.plan
+        own = replace(plan, p2p="overlapped") if number % 2 else replace(plan, p2p="blocking")
+        return replace(candidate, plan=own)
+
+    ranked = tuple(sent(c, i) for i, c in enumerate(answer.found.ranked))
+    only = {"p2p": ("blocking", "overlapped")}
+    asked = replace(answer, found=replace(answer.found, ranked=ranked), only=only)
+    lines = shown(asked, 160, monkeypatch)
+    head = next(line for line in lines if line.startswith("#"))
+    place = head.split().index("p2p")
+    first = next(line for line in lines if line.startswith("1 ")).split()
+    second = next(line for line in lines if line.startswith("2 ")).split()
+    assert (first[place], second[place]) == ("blocking", "overlapped")
+    assert first[place - 1] in {"t-d-p", "t-p-d"}
+
+
 def test_details_follow_the_answer() -> None:
     few = plan_cases.answer(near=2)
     assert [d.name for d in few.details][:2] == ["best", "own layout"]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from rich.progress import Progress
 
+from reports import terminal_sweep
 from reports.terminal_sweep import EndTime, Tally, show_sweep
 from sim.sweeps.records import Seen
 from sim.sweeps.sweep import Step
@@ -95,6 +98,24 @@ def test_fields_of_the_same_name_are_told_apart(
     header, row = shown.splitlines()[1:3]
     assert header.split() == ["fastest", names[0], names[1], "pipeline", "iteration"]
     assert row.split() == ["1", "1", "us", "null", "1", "s"]
+
+
+def test_a_narrow_terminal_has_whole_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    out = tmp_path / "r.jsonl"
+    out.write_text("")
+    tally = Tally()
+    set_ = {"plan.micro_batch": 2, "plan.recomputation": "selective"}
+    figures = {"fits": True, "sequences_per_s": 84.36, "mfu": 0.314, "peak_bytes": 11 << 30}
+    tally.add(Step(appended=(point(0, set=set_, **figures),), skipped=(), same=0))
+    narrow = Console(width=60, file=StringIO(), highlight=False, markup=False)
+    monkeypatch.setattr(terminal_sweep, "console", lambda: narrow)
+    show_sweep(tally, out, tuple(set_), 1, 90.0, as_json=False)
+    assert isinstance(narrow.file, StringIO)
+    lines = narrow.file.getvalue().splitlines()
+    assert lines[0].startswith("1 point in 90 s") and max(map(len, lines[:-1])) <= 60
+    heads = [line for line in lines if line.startswith("fastest")]
+    assert len(heads) == 2 and "micro_batch  recomputation" in heads[0]
+    assert heads[1].split()[-1] == "fits"
 
 
 def test_only_failures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def test_all_of_the_run_is_shown(found: Prediction) -> None:
         assert PARTS[name] in text
     for words in ("Young's formula", "Daly's formula, higher order", "(as here)", "standard error"):
         assert words in text
+    own = next(line for line in text.splitlines() if "(as here)" in line)
+    assert len(re.findall(r"[\d.]+ (?:days|hours|minutes|s)\b", own)) == 4, "each with its unit"
     assert set(training.breakdown) == {"training", *COLORS}
     section = training_section(found)
     assert section.claim == claim(training) and "%" in section.claim
