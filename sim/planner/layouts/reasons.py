@@ -72,7 +72,7 @@ def why_slower(
     most = max(sorted(grown), key=lambda name: grown[name])
     before, after = winner.shares.get(most, 0.0), shares.get(most, 0.0)
     figures = f"{_NAMES.get(most, most)} {_percent(before)} -> {_percent(after)}"
-    why = _because(most, other.plan, scenario)
+    why = _because(most, best.plan, other.plan, scenario)
     return f"{figures}: {why}" if why else figures
 
 
@@ -97,10 +97,11 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
-def _because(category: str, plan: Plan, scenario: Scenario) -> str:
-    """The physics of a category in a plan; empty where there is nothing to add."""
-    model, cluster = scenario.model, scenario.cluster
-    assert model is not None and cluster is not None
+def _because(category: str, best: Plan, plan: Plan, scenario: Scenario) -> str:
+    """The physics of a category of which a plan has more than the best; empty where there is
+    nothing to add."""
+    cluster = scenario.cluster
+    assert cluster is not None
     if category == "bubble":
         return _in_flight(plan)
     if category == "tensor_parallel":
@@ -113,12 +114,15 @@ def _because(category: str, plan: Plan, scenario: Scenario) -> str:
             plan.recomputation, ""
         )
     if category in ("matmul", "attention"):
-        slices = plan.groups[0].num_slices
-        rows = plan.micro_batch * model.sequence // slices
-        return f"{rows} tokens a pass and 1/{plan.tensor} of the width use the device less well"
+        tokens = _tokens(plan, scenario)
+        return f"{tokens} tokens a pass and 1/{plan.tensor} of the width use the device less well"
     if category == "memory_bound":
-        if plan.tensor > 1 and not plan.sequence_parallel:
+        whole, was_whole = (p.tensor if not p.sequence_parallel else 1 for p in (plan, best))
+        if whole > was_whole:
             return f"norms and dropouts run whole on each of {plan.tensor} devices"
+        if _tokens(plan, scenario) < _tokens(best, scenario):
+            pieces = plan.num_microbatches * plan.groups[0].num_slices
+            return f"all weights' gradients are added to {pieces} times, once a microbatch or slice"
         return ""
     if category in ("launch", "host"):
         return "more and smaller pieces of work"
@@ -139,9 +143,16 @@ def _because(category: str, plan: Plan, scenario: Scenario) -> str:
     return ""
 
 
+def _tokens(plan: Plan, scenario: Scenario) -> int:
+    """What one pass works on."""
+    assert scenario.model is not None
+    return plan.micro_batch * scenario.model.sequence // plan.groups[0].num_slices
+
+
 def _in_flight(plan: Plan) -> str:
     slices = plan.groups[0].num_slices
-    text = f"{plan.num_microbatches} microbatches"
+    number = plan.num_microbatches
+    text = f"{number} microbatch" + ("es" if number > 1 else "")
     if slices > 1:
         text += f" of {slices} slices"
     text += f" a pipeline for {plan.pipeline} ranks"
@@ -161,5 +172,5 @@ def _by_field(field: str, best: Plan, other: Plan, scenario: Scenario) -> str:
     assert cluster is not None
     if field == "placement" and tensor_group(cluster, other).nodes > 1:
         category = "tensor_parallel"
-    why = _because(category, other, scenario)
+    why = _because(category, best, other, scenario)
     return why or f"{field} {getattr(other, field)} instead of {getattr(best, field)}"
