@@ -212,7 +212,7 @@ class _Walk:
         """The spans of a walk that kept them."""
         encoded, prices = self.encoded, self.prices
         assert encoded.action_of is not None
-        took = np.where(encoded.slot >= 0, prices.duration_ns[encoded.slot], 0)
+        took = np.append(prices.duration_ns, 0)[encoded.slot]  # NOTHING is the last.
         meets = encoded.op == Op.MEET
         longest = np.zeros(len(encoded.meeting_size), dtype=np.int64)
         np.maximum.at(longest, encoded.about[meets], took[meets])

@@ -224,3 +224,12 @@ def test_a_program_of_nothing_takes_no_time() -> None:
     found = compiled.evaluate(encoded, price(encoded, table(program)))
     assert found.iteration_ns == 0
     assert np.array_equal(found.finished_ns, [0, 0])
+
+
+def test_a_program_in_which_no_op_takes_time_has_no_spans() -> None:
+    """A receive that is posted, never sent and never waited for."""
+    whole = lower(gpipe(2, 1), "overlapped", Flush(optimizer=False))
+    program = replace(whole, steps=(((Action(Kind.RECV_FORWARD, 1, 0),),), ()))
+    costs = CostTable(costs={})
+    assert compiled.simulate(program, costs).spans == ()
+    assert simpy_engine.simulate(program, costs).spans == ()
