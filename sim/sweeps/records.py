@@ -93,7 +93,9 @@ def done_line(head: Head, result: Mapping[str, Any], seconds: float) -> str:
 
 
 def failed_line(head: Head, kind: str, message: str, seconds: float = 0.0) -> str:
-    """The record of a point that cannot be simulated, and why."""
+    """The record of a point that cannot be simulated, and why; what is no text of it is escaped, so
+    that it can be shown."""
+    message = message.encode("utf-8", "backslashreplace").decode()
     return _line(head, "failed", None, {"type": kind, "message": message}, seconds)
 
 

@@ -127,7 +127,15 @@ class ResultsFile:
                 yield place, _record(place, line)
 
     def _begins_as_ours(self, whole: int) -> bool:
-        return whole == 0 or os.pread(self._descriptor, len(START), 0) == START
+        """Whether the first line does; alone and torn, that it is no whole object of another kind
+        (a record that lacks but its newline is one of ours)."""
+        if whole > 0:
+            return os.pread(self._descriptor, len(START), 0) == START
+        with self.path.open("rb") as stream:
+            try:
+                return "sweep" in json.load(stream)
+            except (ValueError, RecursionError):
+                return True
 
     def _end_of_last_line(self, size: int) -> int:
         """Bytes up to and with the last newline; nearly always all of them."""

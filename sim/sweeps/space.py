@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAX_VALUES = 1_000_000
+MAX_POINTS = 10**18
 MAX_BYTES = 256 << 20
 _RANGE = re.compile(r"(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})(?:\.\.([0-9]{1,18}))?")
 _QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^']|'')*'")
@@ -61,6 +62,11 @@ class Space:
         return tuple(found.values())
 
     def __len__(self) -> int:
+        return self.num_points
+
+    @property
+    def num_points(self) -> int:
+        """How many points there are, however many."""
         return len(self.rows) * self._steps
 
     @property
@@ -105,7 +111,10 @@ def space(vary: Sequence[str], *, zipped: bool = False, points: Path | None = No
         if len(set(lengths.values())) > 1:
             each = ", ".join(f"{field} {count}" for field, count in lengths.items())
             raise SweepError(f"--zip needs as many values of each field; there are {each}")
-    return Space(dimensions=dimensions, zipped=zipped, rows=rows)
+    found = Space(dimensions=dimensions, zipped=zipped, rows=rows)
+    if found.num_points > MAX_POINTS:
+        raise SweepError(f"over {MAX_POINTS:.0e} points, of which no sweep sees the end: vary less")
+    return found
 
 
 def dimension(text: str) -> Dimension:

@@ -55,6 +55,11 @@ class Known:
     by_set: dict[str, str] = field(default_factory=dict)
     """The key of each setting, by its text."""
 
+    def lacks(self, found: Seen) -> bool:
+        """Whether what was found of a point says more than the file does."""
+        old = self.by_key.get(found.key)
+        return old is None or (old.status == "failed" and old != found)
+
     def add(self, place: str, record: Mapping[str, Any], sweep: str) -> None:
         """Take a record in; raises SweepError where it is none of this sweep."""
         try:
@@ -143,7 +148,7 @@ class Sweep:
                 new = {
                     outcome.head.key: outcome.line
                     for outcome in outcomes
-                    if found[outcome.head.key] != known.by_key.get(outcome.head.key)
+                    if known.lacks(found[outcome.head.key])
                 }
                 for place, record in file.append(new):
                     known.add(place, record, sweep)

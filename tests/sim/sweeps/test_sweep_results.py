@@ -13,7 +13,8 @@ from sim.sweeps.space import SweepError
 
 
 def line(number: int, size: int = 0) -> str:
-    return json.dumps({"key": str(number), "pad": "x" * size}, separators=(",", ":")) + "\n"
+    record = {"key": str(number), "sweep": "one", "pad": "x" * size}
+    return json.dumps(record, separators=(",", ":")) + "\n"
 
 
 def append(file: ResultsFile, *lines: str) -> list[int]:
@@ -64,6 +65,7 @@ def test_whoever_appends_next_cuts_off_what_another_left_torn(tmp_path: Path) ->
     [
         ("# Read me\n", ":1"),
         ("no newline", ""),
+        ('{"key":"of something else"}', ""),
         ('{"key":', ""),
         ('# Read me\n{"key":"1', ""),
         (line(1) + "torn{\n" + line(2), ":2"),

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from sim.sweeps.results import ResultsFile
 from sim.sweeps.setting import Setting
 from sim.sweeps.space import SweepError, space
 from sim.sweeps.sweep import Shard, Sweep, read_known
-from sim.sweeps.work import simulate_chunk
+from sim.sweeps.work import Chunk, Outcomes, simulate_chunk
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -82,6 +83,13 @@ def test_a_failure_says_why(tmp_path: Path) -> None:
         "--set plan.schedule_file=nowhere.csv: `nowhere.csv` is no file"
     )
     assert both["result"] is None and both["status"] == "failed"
+
+
+def test_a_failure_can_be_shown_whatever_was_asked(tmp_path: Path) -> None:
+    out = tmp_path / "r.jsonl"
+    run(tiny_sweep(tmp_path, ("plan.microbatches=1,\udcff",)), out)
+    wrong = records(out)[1]["error"]["message"]
+    assert wrong.isprintable() and "\\udcff" in wrong
 
 
 def test_a_surprise_is_a_failure_of_its_point_alone(
@@ -178,6 +186,25 @@ def test_the_same_sweep_twice_at_once_finds_everything_once(tmp_path: Path) -> N
     assert canonical(out) == undisturbed()
     assert counts["one"][0] + counts["two"][0] == 12
     assert sum(counts["one"]) == sum(counts["two"]) == 12
+
+
+def test_two_grids_that_overlap_find_each_scenario_once(tmp_path: Path) -> None:
+    """What both want, under numbers of their own."""
+    out = tmp_path / "r.jsonl"
+    one = tiny_sweep(tmp_path, ("plan.microbatches=1..8",))
+    two = tiny_sweep(tmp_path, ("plan.microbatches=8..1",))
+
+    def all_at_once(setting: Setting, chunks: Iterator[Chunk]) -> Generator[Outcomes, None, None]:
+        for chunk in list(chunks):
+            yield simulate_chunk(setting, chunk)
+
+    with ResultsFile(out) as file:
+        steps = two.run(file, read_known(file, two.id), all_at_once)
+        next(steps)
+        run(one, out)
+        rest = list(steps)
+    assert len(records(out)) == len({record["key"] for record in records(out)}) == 8
+    assert sum(len(step.skipped) for step in rest) == 7
 
 
 def test_another_sweep_that_begins_in_the_file_meanwhile_is_refused(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_a_huge_grid_is_not_made() -> None:
         (["a=1", "a=2"], False, "a is varied twice"),
         (["a=1,2", "b=1"], True, "as many values of each field; there are a 2, b 1"),
         (["a=1,2"], True, "two or more"),
+        ([f"f{n}=1..1000000" for n in range(4)], False, r"over 1e\+18 points"),
     ],
 )
 def test_what_is_no_space(vary: list[str], zipped: bool, words: str) -> None:
