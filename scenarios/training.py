@@ -12,7 +12,7 @@ from pydantic import Field, StrictInt
 from pydantic.dataclasses import dataclass
 
 from scenarios.hardware import CONFIG, Positive
-from scenarios.units import Bytes, BytesPerSecond, Count, DurationNs
+from scenarios.units import Bytes, BytesPerSecond, Count, LongDurationNs
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -35,14 +35,14 @@ class Training:
 
     tokens: Count
     """Tokens to train on."""
-    device_mtbf: DurationNs | None = None
+    device_mtbf: LongDurationNs | None = None
     """Mean time between failures of one device with its share of the node and of the network; any
     failure stops the run. Nothing fails unless given. Llama 3 had 419 unexpected interruptions in
     54 days on 16,384 H100, 50,700 h (arXiv 2407.21783, section 3.3.4)."""
-    restart_time: DurationNs | None = None
+    restart_time: LongDurationNs | None = None
     """From a failure until training goes on where the last checkpoint left it: detection,
     replacement, starting, reading the checkpoint. Needed with `device_mtbf`."""
-    checkpoint_interval: DurationNs | None = None
+    checkpoint_interval: LongDurationNs | None = None
     """Training between two checkpoints; the one of least expected time unless given."""
     checkpoint_bandwidth: BytesPerSecond | None = None
     """Bandwidth at which the whole job writes a checkpoint to storage. Needed with `device_mtbf` or

@@ -121,7 +121,10 @@ def parse_duration_ns(value: Any) -> int:
         amount = Fraction(value)
     else:
         match = _parse(
-            value, rf"{_NUMBER}\s*(?P<unit>{'|'.join(_TIME_NS)})", "a duration", "18.522 ms"
+            value,
+            rf"{_NUMBER}\s*(?P<unit>{'|'.join(_TIME_NS)})",
+            "a duration (in ns, us, ms, s, min, h or d)",
+            "18.522 ms",
         )
         amount = _number(match["number"]) * _TIME_NS[match["unit"]]
     if amount < 0:
@@ -191,6 +194,7 @@ Bytes = Annotated[int, *_field(parse_bytes, "80 GiB")]
 BytesPerSecond = Annotated[float, *_field(parse_bytes_per_s, "200 Gbit/s")]
 FlopsPerSecond = Annotated[float, *_field(parse_flops_per_s, "312 TFLOP/s")]
 DurationNs = Annotated[int, *_field(parse_duration_ns, "18.522 ms")]
+LongDurationNs = Annotated[int, *_field(parse_duration_ns, "1.5 h")]
 DollarsPerHour = Annotated[float, *_field(parse_dollars_per_hour, "$2.10/h")]
 Count = Annotated[int, *_field(parse_count, "300e9", bare=True)]
 

@@ -12,6 +12,7 @@ from scenarios.schema import Link
     [
         ("local-2rank", "cluster.intra_node.bandwidth=300", "200 Gbit/s"),
         ("local-2rank", "cluster.intra_node.latency=8", "18.522 ms"),
+        ("megatron/175b", "training.device_mtbf=50700", "1.5 h"),
         ("local-2rank", "cluster.device.memory=80", "80 GiB"),
         ("replay/stage-times", "costs.forward=18", "18.522 ms"),
     ],

@@ -75,6 +75,12 @@ def test_refuses_with_a_value_that_works(
     parse(example)
 
 
+def test_a_unit_of_time_that_is_none_is_told_which_are() -> None:
+    with pytest.raises(units.UnitError, match=r"ns, us, ms, s, min, h or d\)"):
+        units.parse_duration_ns("3 days")
+    assert units.parse_duration_ns("3 d") == 3 * 86_400 * 10**9
+
+
 @given(AMOUNTS)
 def test_bytes_round_trip(amount: int) -> None:
     assert units.parse_bytes(units.exact_bytes(amount)) == amount
