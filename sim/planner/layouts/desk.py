@@ -16,7 +16,7 @@ from sim.cost.profile import Profile
 from sim.cost.table import cost_table
 from sim.engine.choice import simulate
 from sim.planner.layouts.evaluation import Evaluator
-from sim.planner.layouts.space import Cell, LayoutSpace
+from sim.planner.layouts.space import Cell, LayoutSpace, Spread
 from sim.schedule.build import build_program, build_schedule
 from sim.timeline.figures import figures
 from sim.workload.memory import memory_model, peak_bytes
@@ -120,6 +120,11 @@ class Desk:
         space, evaluator = self.space(num_devices), self.evaluator(num_devices)
         names = space.dimensions
         numbers = [{value: i for i, value in enumerate(space.domain(name))} for name in names]
+        spread_at = [
+            (dimension, Spread._fields.index(name))
+            for dimension, name in enumerate(names)
+            if name in Spread._fields
+        ]
         least: dict[tuple[int, int], tuple[int, Place]] = {}
         counted = over = 0
         rows: list[tuple[Place, int, int, tuple[int, ...]]] = []
@@ -129,16 +134,22 @@ class Desk:
             peak = evaluator.peak_bytes(space.plan(cell, cell.spreads[0]))
             counted += len(cell.spreads)
             over += len(cell.spreads) if peak > capacity else 0
+            code = [
+                of[v] for of, v in zip(numbers, space.values(cell, cell.spreads[0]), strict=True)
+            ]
+            seen = list(enumerate(code))
             for number, spread in enumerate(cell.spreads):
+                if number:
+                    for dimension, field in spread_at:
+                        code[dimension] = numbers[dimension][spread[field]]
+                    seen = [(dimension, code[dimension]) for dimension, _ in spread_at]
                 place = first._replace(spread=number)
-                values = space.values(cell, spread)
-                code = tuple(of[value] for of, value in zip(numbers, values, strict=True))
-                for entry in enumerate(code):
-                    if entry not in least or peak < least[entry][0]:
-                        least[entry] = peak, place
+                for value in seen:
+                    if value not in least or peak < least[value][0]:
+                        least[value] = peak, place
                 if peak <= beyond:
                     bound = evaluator.bound_ns(space.plan(cell, spread))
-                    rows.append((place, peak, bound, code))
+                    rows.append((place, peak, bound, tuple(code)))
         return Survey(
             room=room,
             counted=counted,
