@@ -289,9 +289,16 @@ def _baseline(plan: Plan, batch: int | None) -> tuple[Plan, list[str]]:
     if plan.schedule == "given":
         changes |= {"schedule": "1f1b", "schedule_file": None, "schedule_order": None, "chunks": 1}
         notes.append("the scenario's given order is not searched: its layout is taken with 1F1B")
+    return replace(plan, global_batch=batch or _sequences(plan), **changes), notes  # type: ignore[arg-type]
+
+
+def _sequences(plan: Plan) -> int:
+    """Sequences of one iteration as they are asked for, also where the plan's own microbatches and
+    replicas do not divide them."""
+    if plan.global_batch is not None and plan.microbatch_groups is None:
+        return plan.global_batch
     # Slices that are still to be found have no groups, from which the batch is counted.
-    sequences = replace(plan, slices=None).num_sequences if batch is None else batch
-    return replace(plan, global_batch=sequences, **changes), notes  # type: ignore[arg-type]
+    return replace(plan, slices=None).num_sequences
 
 
 def _on(plan: Plan, num_devices: int) -> Plan:

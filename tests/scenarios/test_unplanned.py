@@ -42,6 +42,15 @@ def test_a_batch_that_the_scenarios_own_layout_cannot_hold_is_searched_without_i
     assert any("4 does not divide by micro_batch 1 x data 8" in message for message in found)
 
 
+def test_a_scenarios_batch_is_not_rounded_to_its_own_layout() -> None:
+    # Megatron-LM's layout takes the batch in steps of 8.
+    overrides = ["plan.microbatches=null", "plan.global_batch=1540"]
+    asked = unplanned("megatron/175b", overrides)
+    assert asked.loaded.scenario.plan.global_batch == 1540 and not asked.has_baseline
+    counted = unplanned("megatron/175b", ["plan.global_batch=null", "plan.microbatches=3"])
+    assert counted.loaded.scenario.plan.global_batch == 24 and counted.has_baseline
+
+
 def test_a_model_without_a_run_of_its_own_needs_a_batch() -> None:
     with pytest.raises(CannotPlan, match="--batch 1536"):
         unplanned("gpt3-13b", gpus=(64,))
