@@ -113,15 +113,20 @@ def _because(category: str, best: Plan, plan: Plan, scenario: Scenario) -> str:
         return {"full": "recomputes whole layers", "selective": "recomputes attention's core"}.get(
             plan.recomputation, ""
         )
+    if category == "attention" and _slices(plan) < _slices(best):
+        fewer = "whole sequences" if _slices(plan) == 1 else "fewer slices"
+        return f"{fewer} compute more of the scores that the causal mask hides"
     if category in ("matmul", "attention"):
         tokens = _tokens(plan, scenario)
-        return f"{tokens} tokens a pass and 1/{plan.tensor} of the width use the device less well"
+        if tokens < _tokens(best, scenario) or plan.tensor > best.tensor:
+            return f"{tokens} tokens a pass, 1/{plan.tensor} of the width: smaller products"
+        return ""
     if category == "memory_bound":
         whole, was_whole = (p.tensor if not p.sequence_parallel else 1 for p in (plan, best))
         if whole > was_whole:
             return f"norms and dropouts run whole on each of {plan.tensor} devices"
         if _tokens(plan, scenario) < _tokens(best, scenario):
-            pieces = plan.num_microbatches * plan.groups[0].num_slices
+            pieces = plan.num_microbatches * _slices(plan)
             return f"all weights' gradients are added to {pieces} times, once a microbatch or slice"
         return ""
     if category in ("launch", "host"):
@@ -135,7 +140,7 @@ def _because(category: str, best: Plan, plan: Plan, scenario: Scenario) -> str:
         return f"gradients summed over {over} {when}"
     if category in ("point_to_point", "messages"):
         held = f", {plan.chunks} stages a rank" if plan.chunks > 1 else ""
-        cut = plan.groups[0].num_slices
+        cut = _slices(plan)
         cut_text = f", {cut} slices a microbatch" if cut > 1 else ""
         return f"{plan.num_microbatches} microbatches through {plan.pipeline} ranks{held}{cut_text}"
     if category == "optimizer":
@@ -143,14 +148,18 @@ def _because(category: str, best: Plan, plan: Plan, scenario: Scenario) -> str:
     return ""
 
 
+def _slices(plan: Plan) -> int:
+    return plan.groups[0].num_slices
+
+
 def _tokens(plan: Plan, scenario: Scenario) -> int:
     """What one pass works on."""
     assert scenario.model is not None
-    return plan.micro_batch * scenario.model.sequence // plan.groups[0].num_slices
+    return plan.micro_batch * scenario.model.sequence // _slices(plan)
 
 
 def _in_flight(plan: Plan) -> str:
-    slices = plan.groups[0].num_slices
+    slices = _slices(plan)
     number = plan.num_microbatches
     text = f"{number} microbatch" + ("es" if number > 1 else "")
     if slices > 1:

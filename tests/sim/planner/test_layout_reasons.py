@@ -149,8 +149,15 @@ def test_why_a_layout_is_slower_by_what_grew_most() -> None:
     deep = reason("pipeline", pipeline=16, tensor=1, data=1, micro_batch=16)
     assert deep.startswith("bubble") and "4 microbatches a pipeline for 16 ranks" in deep
     assert reason("recomputation", recomputation="full").endswith("recomputes whole layers")
+    sliced = reason("slices", slices=16)
+    assert sliced.startswith("launching") and sliced.endswith("more and smaller pieces of work")
     same = replace(winner, plan=replace(plan, schedule="gpipe"), peak_bytes=3 << 30)
     assert why_slower("schedule", seen, same, None) == "as fast, but needs 2.0 GiB more"
+    # Causal attention of slices leaves out what the mask hides; whole sequences do not.
+    cut = replace(seen, candidate=replace(winner, plan=replace(plan, slices=4)))
+    later = replace(winner, iteration_ns=2 * winner.iteration_ns)
+    masked = why_slower("slices", cut, later, {"attention": 0.9, "matmul": 0.1})
+    assert masked.endswith("whole sequences compute more of the scores that the causal mask hides")
     # Without shares, by what the layout is.
     late = replace(winner, plan=replace(plan, tensor=16), iteration_ns=2 * winner.iteration_ns)
     assert "leaves the node" in why_slower("tensor", seen, late, None)
