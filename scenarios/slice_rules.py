@@ -119,11 +119,14 @@ def _fits(scenario: Scenario, where: str, group: MicrobatchGroup) -> Iterator[tu
     if even and length % count:
         tokens = [length // count, length // count + 1]
     if any(t % step for t in tokens):
+        works = "`sequence_parallel: false`"
+        if length >= step:
+            works = f"`slices: {_divisor_below(length // step, count)}`"
         yield (
             where,
             f"makes slices of {', '.join(map(str, sorted(set(tokens))))} tokens, which sequence "
             f"parallelism shares out over tensor {step}: each must be a multiple of {step}; "
-            f"`slices: {_divisor_below(length // step, count)}` would work",
+            f"{works} would work",
         )
 
 

@@ -44,6 +44,13 @@ def test_sequence_parallelism_shares_out_every_slice() -> None:
     load("local-sp2-pp2", [*BASE, f"plan.slices={works[1]}"])
 
 
+def test_a_sequence_shorter_than_the_tensor_degree_is_refused_with_what_would_work() -> None:
+    short = ["model.sequence=1", "plan.slices=1"]
+    with pytest.raises(ScenarioError, match="of 2; `sequence_parallel: false` would work"):
+        load("local-sp2-pp2", [*BASE, *short])
+    load("local-sp2-pp2", [*BASE, *short, "plan.sequence_parallel=false"])
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
