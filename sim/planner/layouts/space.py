@@ -155,7 +155,7 @@ class LayoutSpace:
     ) -> None:
         """only: of some fields, the values that are searched."""
         self.num_devices = num_devices
-        self.only = {name: tuple(values) for name, values in (only or {}).items()}
+        self.only = {name: tuple(dict.fromkeys(values)) for name, values in (only or {}).items()}
         self.batch = batch_of(scenario)
         _check(scenario, self.only)
         assert scenario.model is not None and scenario.cluster is not None

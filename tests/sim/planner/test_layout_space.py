@@ -165,6 +165,13 @@ def test_restrictions_leave_only_what_they_say() -> None:
     assert set(found) == set(kept) and len(found) == len(kept) < len(whole)
 
 
+def test_a_value_that_is_given_twice_is_one() -> None:
+    scenario = small()
+    for name, value in (("recomputation", "full"), ("p2p", "blocking"), ("tensor", 2)):
+        once = LayoutSpace(scenario, 4, {name: (value,)})
+        assert count(LayoutSpace(scenario, 4, {name: (value, value)})) == count(once) > 0
+
+
 def test_a_restriction_to_an_order_keeps_its_layouts_of_one_microbatch() -> None:
     """Of one microbatch all orders are the same, and count as 1F1B unless that is left out."""
     plans = list(plans_of(LayoutSpace(small(), 4, {"schedule": ("gpipe",)})))
