@@ -69,7 +69,7 @@ _LEVELS = (
     ("sharding",),
 )
 _ELSEWHERE = ("recompute_every", "gradient_bucket")
-_DEGREES, _SIZE, _ORDER = 0, 1, 2
+_DEGREES, _SIZE, _ORDER, _SHARDING = 0, 1, 2, 5
 _PLAIN: Mapping[str, object] = {
     "schedule": "1f1b",
     "schedule_file": None,
@@ -283,7 +283,11 @@ class LayoutSpace:
                 order = "1f1b" if schedule == "interleaved" and chunks == 1 else schedule
                 if order == "gpipe" and backward == "reversed":
                     order = "terapipe"
-                same = ("any" if microbatches == 1 and chunks == 1 else order, chunks, slices)
+                if microbatches == 1 and chunks == 1:
+                    order = "any"
+                if slices and schedule == "interleaved":
+                    order = schedule  # Which the rules refuse, and not the others.
+                same = order, chunks, slices
                 if same not in seen:
                     seen.add(same)
                     yield {"schedule": schedule, "chunks": chunks, "slices": slices}
@@ -300,9 +304,11 @@ class LayoutSpace:
             yield {"sequence_parallel": value}
 
     def _shardings(self, above: Changes) -> Iterator[Changes]:
-        values = self._values("sharding")
-        for value in values if above["data"] != 1 else values[:1]:
-            yield {"sharding": value}
+        choices: list[Changes] = [{"sharding": value} for value in self._values("sharding")]
+        if above["data"] == 1:
+            allowed = (choice for choice in choices if self._allows(_SHARDING, above | choice))
+            choices = [next(allowed, choices[0])]
+        yield from choices
 
     def _differs(self, changes: Changes) -> bool:
         """Whether a layout differs from those before it: fields that a restriction adds, but that

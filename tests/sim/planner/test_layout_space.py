@@ -165,6 +165,27 @@ def test_restrictions_leave_only_what_they_say() -> None:
     assert set(found) == set(kept) and len(found) == len(kept) < len(whole)
 
 
+@pytest.mark.parametrize(
+    "only",
+    [
+        {"sharding": ("full", "optimizer")},
+        {"schedule": ("interleaved", "1f1b"), "slices": (2, 4)},
+        {"schedule": ("terapipe", "gpipe", "interleaved"), "slices": (None, 2)},
+    ],
+)
+def test_what_is_left_does_not_hang_on_the_order_of_a_restrictions_values(
+    only: dict[str, tuple[object, ...]],
+) -> None:
+    """Also where one of them is refused, and another is not, that would be the same."""
+    scenario = small()
+    turned = {name: values[::-1] for name, values in only.items()}
+    found = [
+        {essence(plan, scenario) for plan in plans_of(LayoutSpace(scenario, 4, one))}
+        for one in (only, turned)
+    ]
+    assert found[0] == found[1] and any(tensor == data == 1 for tensor, _, data, *_ in found[0])
+
+
 def test_a_value_that_is_given_twice_is_one() -> None:
     scenario = small()
     for name, value in (("recomputation", "full"), ("p2p", "blocking"), ("tensor", 2)):
