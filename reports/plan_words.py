@@ -67,7 +67,7 @@ def _chosen(answer: PlanAnswer) -> str:
             else f"No layout meets the deadline of {limit}; the fastest:"
         )
     if found.objective == "gpus":
-        return f"{number} {device} are the fewest that do it in {limit}."
+        return f"{number} {device} are the fewest of those tried that do it in {limit}."
     what = {"time": "fastest", "cost": "cheapest"}[found.objective]
     within = f" within {limit}" if limit else ""
     tried = plural_numbers(found.spaces)

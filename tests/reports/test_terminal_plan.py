@@ -67,7 +67,7 @@ def test_the_verdict_names_what_was_asked(answer: PlanAnswer) -> None:
     assert "No number of A100-SXM4-80GB that was tried meets the deadline of 1 days" in text
     soon = replace(found, objective="gpus", deadline_days=400.0)
     text = plan_words.verdict(replace(answer, found=soon))
-    assert "are the fewest that do it in 400 days" in text
+    assert "are the fewest of those tried that do it in 400 days" in text
     cheap = replace(found, objective="cost", deadline_days=400.0)
     assert "This is cheapest within 400 days." in plan_words.verdict(replace(answer, found=cheap))
     own = replace(found, baseline=found.best)
