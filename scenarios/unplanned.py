@@ -208,7 +208,7 @@ def _loaded(
     problems = [problem for part in composed for problem in part.problems]
     scenario, found = validate(root, partial=True)
     if scenario is None:
-        raise ScenarioError([*problems, *found, *validate(root)[1]])
+        raise ScenarioError([*problems, *(found or validate(root)[1])])
     doubtful = [f"plan.{field}" for field in LAYOUT]
     problems += found
     if scenario.costs is None:

@@ -117,6 +117,13 @@ def test_mistakes_of_fields_are_told_with_their_place() -> None:
         unplanned("gpt3-175b", ["plan.precision=bf16"], cluster="v100-32gb")
 
 
+def test_a_wrong_field_is_all_that_is_wrong() -> None:
+    """Not also that the borrowed layout does not suit the model."""
+    with pytest.raises(ScenarioError, match="unknown field `nonsense`") as error:
+        unplanned("gpt3-1.3b", ["training.nonsense=1"], batch=64, gpus=(8,))
+    assert len(error.value.problems) == 1
+
+
 def test_restrictions_are_read_as_a_plans_fields() -> None:
     found = only_values(
         ["tensor=4, 8", "plan.p2p=blocking,overlapped", "slices=null,4", "sequence_parallel=true"]
