@@ -90,7 +90,8 @@ def _nothing(answer: PlanAnswer) -> str:
         which = f" ({layout_words.compact(least.smallest_plan, answer.only)})"
     return (
         f"{text}: the one that needs least memory{which} peaks at {words.size(peak)} of "
-        f"{words.size(capacity)}, {words.size(peak - capacity)} too much."
+        f"{words.size(capacity)}, {words.size(peak - capacity)} too much. "
+        f"More of them, as `--gpus {2 * least.num_devices}`, can share out more."
     )
 
 

@@ -105,8 +105,10 @@ def written_value(value: object) -> str:
 
 
 def _values(area: Area, winner: int) -> list[_Value]:
-    """The values other than the winner's, each with its layouts that fit."""
+    """The values other than the winner's, each with its layouts that fit; none of dimensions that
+    make no difference to the winner, as their other values stand for other degrees alone."""
     own = area.bounded.codes[winner]
+    idle = _without_effect(area.candidate(winner).plan)
     return [
         _Value(
             dimension=dimension,
@@ -114,8 +116,23 @@ def _values(area: Area, winner: int) -> list[_Value]:
             order=by_bound(area, area.with_value(dimension, code)),
         )
         for dimension, code in sorted(area.least)
-        if code != own[dimension]
+        if code != own[dimension] and area.space.dimensions[dimension] not in idle
     ]
+
+
+def _without_effect(plan: Plan) -> frozenset[str]:
+    """Fields that make no difference to a plan, as it has one rank where they speak of several."""
+    found: set[str] = set()
+    degrees = (plan.tensor, plan.pipeline, plan.data)
+    if plan.tensor == 1:
+        found |= {"sequence_parallel", "scatter_gather", "broadcast_messages"}
+    if plan.pipeline == 1:
+        found |= {"p2p", "scatter_gather", "broadcast_messages"}
+    if plan.data == 1:
+        found |= {"sharding", "gradient_reduction", "gradient_bucket"}
+    if sum(degree > 1 for degree in degrees) < 2:
+        found.add("placement")
+    return frozenset(found)
 
 
 def _search(area: Area, values: Sequence[_Value]) -> None:

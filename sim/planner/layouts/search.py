@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from scenarios import rules
+from scenarios.resizing import NotWholeNodes
 from scenarios.schema import Scenario
 from sim.cost.profile import Profile
 from sim.planner.layouts.alternatives import alternatives
@@ -26,6 +27,7 @@ from sim.planner.layouts.sensitivity import MORE, sensitivities
 from sim.planner.layouts.space import CannotPlan, divisors
 from sim.planner.layouts.workers import Workers
 
+_NEAR = 65
 LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Nodes that are tried for the fewest devices that meet a deadline, unless numbers are given."""
 
@@ -180,11 +182,14 @@ def _baseline(desk: Desk) -> Candidate | None:
 
 
 def _nothing(scenario: Scenario, areas: Sequence[Area]) -> str:
-    """Why no number of devices has a layout: by the last rule that refused one, or by what the
-    restriction leaves."""
+    """Why no number of devices has a layout: by the nearest numbers that have one, by the last rule
+    that refused one, or by what the restriction leaves."""
     numbers = ", ".join(str(area.num_devices) for area in areas)
     text = f"{scenario.name} has no layout on {numbers} devices"
     space = areas[-1].space
+    nearby = [] if space.only else _near(areas[-1])
+    if nearby:
+        return f"{text}; `--gpus {' or '.join(map(str, nearby))}` would have some"
     refusal = next((a.space.refusal for a in reversed(areas) if a.space.refusal), None)
     if refusal is not None:
         return f"{text}, as {refusal[0]} {refusal[1]}"
@@ -198,6 +203,25 @@ def _nothing(scenario: Scenario, areas: Sequence[Area]) -> str:
             return f"{text}: {name} {given} does not divide {whole} {what}; `{name}={near}` would"
     names = ", ".join(f"{name} {_listed(values)}" for name, values in space.only.items())
     return f"{text}: no combination of {names} is one; leaving one of them out may help"
+
+
+def _near(area: Area) -> list[int]:
+    """The nearest numbers of devices below and above that have layouts, of those near."""
+    found = []
+    for step in (-1, 1):
+        for number in range(area.num_devices + step, area.num_devices + step * _NEAR, step):
+            if number > 0 and _has_layouts(area.desk, number):
+                found.append(number)
+                break
+    return found
+
+
+def _has_layouts(desk: Desk, num_devices: int) -> bool:
+    try:
+        space = desk.space(num_devices)
+    except NotWholeNodes:
+        return False
+    return any(space.cells(room).cells for room in space.rooms)
 
 
 def _listed(values: Sequence[object]) -> str:

@@ -395,6 +395,9 @@ def _check(scenario: Scenario, only: Mapping[str, tuple[object, ...]]) -> None:
             )
         if not values:
             raise CannotPlan(f"no value of plan.{name} is left to search")
+        if name == "schedule" and "given" in values:
+            orders = ", ".join(map(str, _VALUES["schedule"]))
+            raise CannotPlan(f"a given order is for one layout alone; schedules searched: {orders}")
 
 
 def _rules_reading(names: Sequence[str]) -> tuple[Rule, ...]:

@@ -114,6 +114,17 @@ def test_each_other_value_has_its_best_layout() -> None:
     assert missing > 0
 
 
+def test_values_that_make_no_difference_to_the_best_are_no_alternatives() -> None:
+    only = {"tensor": (1,), "p2p": ("overlapped", "blocking"), "micro_batch": (1, 2)}
+    two = small(nodes=2, per_node=1)
+    alone = search(two, only=only | {"pipeline": (1,)}, jobs=1).alternatives
+    assert {other.field for other in alone} >= {"micro_batch", "sharding"}
+    assert not {other.field for other in alone} & {"p2p", "placement", "sequence_parallel"}
+    deep = search(two, only=only | {"pipeline": (2,)}, jobs=1).alternatives
+    assert "p2p" in {other.field for other in deep}
+    assert not {other.field for other in deep} & {"sharding", "gradient_reduction", "placement"}
+
+
 def test_shares_are_the_figures_of_a_prediction() -> None:
     best = predict(replace(scenario(), plan=found().best.plan))
     assert found().shares == dict(best.figures.breakdown)
