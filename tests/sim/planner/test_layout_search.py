@@ -295,7 +295,7 @@ def test_what_is_asked_must_make_sense() -> None:
         search(scenario, jobs=1, only={"micro_batch": (3, 5)})
     with pytest.raises(CannotPlan, match="no layout on 14 devices; `--gpus 8 or 16` would"):
         search(scenario, jobs=1, gpus=(14,))
-    with pytest.raises(CannotPlan, match="given order is for one layout alone; .* 1f1b, gpipe"):
+    with pytest.raises(CannotPlan, match=r"given order is for one layout alone; .* 1f1b, gpipe"):
         search(scenario, jobs=1, only={"schedule": ("given",)})
     with pytest.raises(CannotPlan, match="no combination of tensor 2, data 4 is one"):
         search(scenario, jobs=1, only={"tensor": (2,), "data": (4,)})
