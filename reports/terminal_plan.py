@@ -17,6 +17,7 @@ from reports.plan_answer import PlanAnswer
 from reports.tables import Table
 from scenarios.schema import Plan
 from sim.planner.layouts.found import Alternative, Candidate
+from sim.prediction import rates
 
 _FRONT = 10
 """Rows of the front in a terminal."""
@@ -129,6 +130,8 @@ def plan_json(answer: PlanAnswer) -> dict[str, object]:
         if candidate is None:
             return None
         detail = answer.detail(candidate)
+        laid = replace(found.scenario, plan=candidate.plan)
+        undisturbed = rates(laid, candidate.iteration_ns / 1e9)
         return {
             "plan": layout_json(candidate.plan, tuple(answer.only)),
             "gpus": candidate.num_devices,
@@ -136,8 +139,10 @@ def plan_json(answer: PlanAnswer) -> dict[str, object]:
             "bound_s": candidate.bound_ns / 1e9,
             "peak_memory_bytes": candidate.peak_bytes,
             "model_tflops_per_gpu": candidate.tflops_per_gpu,
-            "training_days": candidate.days,
-            "training_cost_dollars": candidate.dollars,
+            "training_days": undisturbed["training_days"],
+            "training_cost_dollars": undisturbed["training_cost_dollars"],
+            "expected_days": candidate.days,
+            "expected_dollars": candidate.dollars,
             "bubble_fraction": (
                 None if detail is None else detail.prediction.figures.bubble_fraction
             ),

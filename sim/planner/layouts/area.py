@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scenarios.schema import Plan, Scenario
+from sim.planner.goodput.run import dollars, expected_days
 from sim.planner.layouts.desk import Desk, Place, Survey
 from sim.planner.layouts.found import Candidate, Progress, Space
 from sim.planner.layouts.front import Key, Record
@@ -234,15 +235,9 @@ def candidate_of(
     scenario: Scenario, plan: Plan, *, iteration_ns: int, bound_ns: int, peak_bytes: int
 ) -> Candidate:
     """A simulated plan of a scenario's model, training and cluster, with what it amounts to."""
-    model, cluster, training = scenario.model, scenario.cluster, scenario.training
-    assert model is not None and cluster is not None, "the space asks for both"
-    days = dollars = None
-    if training is not None:
-        iterations = training.tokens / (plan.num_sequences * model.sequence)
-        days = iterations * iteration_ns / 86_400e9
-        price = cluster.price_per_device_hour
-        dollars = days * 24 * plan.num_devices * price if price is not None else None
-    flops = model_flops(model, plan.num_sequences)
+    assert scenario.model is not None, "the space asks for it"
+    days = expected_days(iteration_ns, plan, scenario)
+    flops = model_flops(scenario.model, plan.num_sequences)
     return Candidate(
         plan=plan,
         iteration_ns=iteration_ns,
@@ -251,7 +246,7 @@ def candidate_of(
         num_devices=plan.num_devices,
         tflops_per_gpu=flops / (iteration_ns * plan.num_devices * 1e3),
         days=days,
-        dollars=dollars,
+        dollars=dollars(days, plan, scenario),
     )
 
 

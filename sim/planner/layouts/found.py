@@ -18,7 +18,9 @@ class Candidate:
 
     iteration_ns: simulated. bound_ns: what it was known to need at least, before that.
     peak_bytes: the largest peak of a rank. num_devices: of the plan.
-    days: of the whole training run, and dollars it costs; None where tokens or price are unknown.
+    days: that the whole training run is expected to take, with the failures, restarts and
+    checkpoints that the scenario tells of (not its stragglers and jitter), and dollars it costs;
+    None where tokens or price are unknown, or where no end is to be expected.
     """
 
     plan: Plan

@@ -92,16 +92,17 @@ def front(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     """Those that no other one equals or beats in time, memory and cost at once, by time; of equal
     ones the first.
 
-    Cost is devices x time: its price is the same for all.
+    Cost is that of `cost`: the price of a device is the same for all.
     """
     found: list[Candidate] = []
-    cheapest: list[tuple[int, int]] = []  # (peak, cost) that is not beaten, by peak; costs fall
+    # (peak, cost) that is not beaten, by peak; costs fall.
+    cheapest: list[tuple[int, tuple[bool, float]]] = []
     ordered = sorted(
         enumerate(candidates),
-        key=lambda pair: (pair[1].iteration_ns, pair[1].peak_bytes, device_ns(pair[1]), pair[0]),
+        key=lambda pair: (pair[1].iteration_ns, pair[1].peak_bytes, cost(pair[1]), pair[0]),
     )
     for _, candidate in ordered:
-        point = (candidate.peak_bytes, device_ns(candidate))
+        point = (candidate.peak_bytes, cost(candidate))
         at = bisect_right(cheapest, (point[0], point[1]))
         if at and cheapest[at - 1][1] <= point[1]:
             continue
@@ -113,6 +114,10 @@ def front(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     return tuple(found)
 
 
-def device_ns(candidate: Candidate) -> int:
-    """An iteration's time summed over its devices: what it costs, but for their price."""
-    return candidate.iteration_ns * candidate.num_devices
+def cost(candidate: Candidate) -> tuple[bool, float]:
+    """What a candidate costs, but for the price of its devices: their days over the training run as
+    it is expected to be; where that is unknown, or no end is expected, their time of an iteration,
+    above all that is known."""
+    if candidate.days is not None:
+        return False, candidate.days * candidate.num_devices
+    return True, float(candidate.iteration_ns * candidate.num_devices)

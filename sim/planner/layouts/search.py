@@ -22,7 +22,7 @@ from sim.planner.layouts.area import Area, candidate_of
 from sim.planner.layouts.desk import Desk, MakeEvaluator
 from sim.planner.layouts.evaluation import Evaluator
 from sim.planner.layouts.found import Candidate, Objective, PlanSearch, Progress
-from sim.planner.layouts.front import device_ns, front
+from sim.planner.layouts.front import cost, front
 from sim.planner.layouts.sensitivity import MORE, sensitivities
 from sim.planner.layouts.space import CannotPlan, divisors
 from sim.planner.layouts.workers import Workers
@@ -149,7 +149,7 @@ def _rank(
     stable."""
     own = (candidate.iteration_ns, candidate.num_devices, candidate.peak_bytes)
     if objective == "cost":
-        return (device_ns(candidate), *own)
+        return (*cost(candidate), *own)
     if objective == "gpus":
         late = not _meets(candidate, deadline_days)
         return (late, 0 if late else candidate.num_devices, *own)

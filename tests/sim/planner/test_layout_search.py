@@ -19,10 +19,11 @@ import psutil
 import pytest
 
 from scenarios.resizing import resized
-from scenarios.schema import Plan, Scenario
+from scenarios.schema import Plan, Scenario, Training
 from sim.cost.profile import Profile
 from sim.cost.table import cost_table
 from sim.engine.simpy_engine import simulate
+from sim.planner.goodput.run import expected_days
 from sim.planner.layouts.area import BoundBroken
 from sim.planner.layouts.found import Progress
 from sim.planner.layouts.search import search
@@ -385,3 +386,29 @@ def test_an_interrupted_search_leaves_no_process(tmp_path: Path) -> None:
     assert "Traceback" not in err, err
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
+
+
+def test_days_and_deadlines_are_those_to_be_expected_with_failures() -> None:
+    scenario = small()
+    training = Training(
+        tokens=10**9, device_mtbf=10**14, restart_time=10**12, checkpoint_bandwidth=1e9
+    )
+    only = {"tensor": (1,), "slices": (None,), "recomputation": ("none",)}
+    failing = search(replace(scenario, training=training), only=only, jobs=1, explain=False)
+    best = failing.best
+    assert best.days == expected_days(best.iteration_ns, best.plan, failing.scenario)
+    calm = search(
+        replace(scenario, training=Training(tokens=10**9)), only=only, jobs=1, explain=False
+    )
+    assert calm.best.days is not None and best.days is not None
+    assert calm.best.plan == best.plan and best.days > 1.001 * calm.best.days
+    late = search(
+        failing.scenario,
+        gpus=(4,),
+        objective="gpus",
+        deadline_days=(calm.best.days + best.days) / 2,
+        only=only,
+        jobs=1,
+        explain=False,
+    )
+    assert not late.meets_deadline
