@@ -72,6 +72,17 @@ def pop(times: I64, numbers: I64, size: int) -> None:
 
 
 @compiled
+def book(free: I64, links: I32, low: int, high: int, time: int, occupancy_ns: int) -> int:
+    """The first instant from `time` on at which all links of a transfer, links[low] up to
+    links[high], are free; they are held from then on for its occupancy."""
+    for held in range(low, high):
+        time = max(time, free[links[held]])
+    for held in range(low, high):
+        free[links[held]] = time + occupancy_ns
+    return time
+
+
+@compiled
 def walk(
     first: I64,
     op: I8,
@@ -188,14 +199,11 @@ def walk(
                         time = max(now, _POSTED - arrived_ns[number])
                         if direct[number]:
                             which = transfer_slot[number]
-                            for held in range(first_link[which], first_link[which + 1]):
-                                time = max(time, free[links[held]])
+                            low, high = first_link[which], first_link[which + 1]
+                            time = book(free, links, low, high, time, occupancy_ns[which])
                             if with_spans:
                                 sent_ns[number] = time
-                            time += occupancy_ns[which]
-                            for held in range(first_link[which], first_link[which + 1]):
-                                free[links[held]] = time
-                            time += latency_ns[which]
+                            time += occupancy_ns[which] + latency_ns[which]
                             arrived_ns[number] = time
                             other = sender[which] if what == RECEIVE else receiver[which]
                             finished_ns[other] = max(finished_ns[other], time)
@@ -225,15 +233,11 @@ def walk(
                 pop(times, numbers, size)
                 size -= 1
                 which = transfer_slot[number]
-                time = now
-                for held in range(first_link[which], first_link[which + 1]):
-                    time = max(time, free[links[held]])
+                low, high = first_link[which], first_link[which + 1]
+                time = book(free, links, low, high, now, occupancy_ns[which])
                 if with_spans:
                     sent_ns[number] = time
-                time += occupancy_ns[which]
-                for held in range(first_link[which], first_link[which + 1]):
-                    free[links[held]] = time
-                time += latency_ns[which]
+                time += occupancy_ns[which] + latency_ns[which]
                 arrived_ns[number] = time
                 for other in (sender[which], receiver[which]):
                     finished_ns[other] = max(finished_ns[other], time)

@@ -44,7 +44,7 @@ from sim.planner.layouts.layout_costs import (
     passes_of,
     stage_flush_of,
 )
-from sim.planner.layouts.plans import scenario_with
+from sim.planner.layouts.plans import piece_fields, scenario_with
 from sim.schedule.build import flush_of
 from sim.workload.parameters import rank_parameters, stage_parameters
 from sim.workload.partition import group_pieces
@@ -52,17 +52,6 @@ from sim.workload.partition import group_pieces
 _Found = TypeVar("_Found")
 _WANTED: tuple[Pass, ...] = ("forward", "backward")
 
-_part_fields = attrgetter(
-    "tensor",
-    "micro_batch",
-    "slices",
-    "recomputation",
-    "recompute_every",
-    "sequence_parallel",
-    "precision",
-    "gradient_precision",
-    "kernels",
-)
 _message_fields = attrgetter(
     "micro_batch", "slices", "sequence_parallel", "scatter_gather", "precision"
 )
@@ -121,7 +110,7 @@ class CostBook:
         where = placed(plan)
         groups: _Groups = self._once(("groups", where), lambda: self._groups(plan))
         cut, cut_key = self.cuts.cut(plan), Cuts.key(plan)
-        part_key: tuple[Hashable, ...] = (groups.tensor, *_part_fields(plan))
+        part_key: tuple[Hashable, ...] = (groups.tensor, *piece_fields(plan))
         if self.cluster.device.efficiency.pass_overhead:
             part_key = (*part_key, plan.pipeline)
         shards = groups.data if plan.sharding == "full" and plan.data > 1 else None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scenarios.schema import Plan, Scenario
 from sim.planner.layouts.cuts import Cut, Cuts, num_chunks
-from sim.planner.layouts.plans import scenario_with
+from sim.planner.layouts.plans import piece_fields, scenario_with
 from sim.schedule.actions import Kind
 from sim.workload.memory import (
     Counts,
@@ -31,17 +31,6 @@ from sim.workload.parameters import rank_parameters
 from sim.workload.peaks import Contents
 from sim.workload.setting import message_bytes, settings_by_variant
 
-_piece_fields = attrgetter(
-    "tensor",
-    "micro_batch",
-    "slices",
-    "recomputation",
-    "recompute_every",
-    "sequence_parallel",
-    "precision",
-    "gradient_precision",
-    "kernels",
-)
 _state_fields = attrgetter(
     "tensor",
     "sharding",
@@ -79,7 +68,7 @@ class MemoryBook:
         """What the ranks of a plan hold."""
         cut, cut_key = self.cuts.cut(plan), Cuts.key(plan)
         shards = plan.sharding == "full" and plan.data > 1
-        held_key = (cut_key, shards, *_piece_fields(plan))
+        held_key = (cut_key, shards, *piece_fields(plan))
         held = self._held.get(held_key)
         if held is None:
             held = self._held[held_key] = self._found(plan, cut)

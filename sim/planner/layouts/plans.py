@@ -7,12 +7,26 @@ time; here the fields are taken as they are, and what was computed from the old 
 from __future__ import annotations
 
 from dataclasses import fields
+from operator import attrgetter
 
 from scenarios.schema import Cluster, Plan, Scenario
 
 _PLAN = tuple(field.name for field in fields(Plan))
 _SCENARIO = tuple(field.name for field in fields(Scenario))
 _IN_PLAN = frozenset(_PLAN)
+
+piece_fields = attrgetter(
+    "tensor",
+    "micro_batch",
+    "slices",
+    "recomputation",
+    "recompute_every",
+    "sequence_parallel",
+    "precision",
+    "gradient_precision",
+    "kernels",
+)
+"""Of a plan, what the times and the activations of a layer in one of its microbatches hang on."""
 
 
 def plan_with(plan: Plan, **changes: object) -> Plan:
