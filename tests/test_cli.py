@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -201,7 +202,7 @@ def test_the_readmes_commands_exist() -> None:
 
     text = (ROOT / "README.md").read_text()
     lines = [
-        line.split("#")[0].split()[1:]
+        shlex.split(line, comments=True)[1:]
         for block in text.split("```")[1::2]
         for line in block.replace("\\\n", " ").splitlines()
         if line.startswith("pipetwin ")

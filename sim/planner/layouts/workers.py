@@ -6,10 +6,15 @@ started anew for a search and gone with it, also where it is interrupted.
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +23,7 @@ from sim.planner.layouts.desk import Desk
 _IDLE_S = 120
 """After which a process without work ends by itself: one that lost its master does not linger."""
 
+_ENDING_S = 10.0
 _MOST_GROWTH = 4 << 30
 Call = tuple[str, tuple[Any, ...]]
 """A method of a desk and its arguments."""
@@ -44,7 +50,7 @@ class Workers:
         trace: TracebackType | None,
     ) -> None:
         if self._executor is not None:
-            self._executor.shutdown(wait=True, kill_workers=True)
+            _end(self._executor)
 
     def run(self, calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
         """Each call's number and result, as they come.
@@ -55,18 +61,21 @@ class Workers:
             for number, (name, arguments) in enumerate(calls):
                 yield number, getattr(self.desk, name)(*arguments)
             return
-        from concurrent.futures import FIRST_COMPLETED, Future, wait
-
-        executor, waiting = self._started(), dict[Future[Any], int]()
+        executor, waiting = self._started(), dict[Any, int]()
+        # Ctrl-C may come anywhere: concurrent.futures.wait would leave futures locked then, and the
+        # thread that ends the processes waiting for them.
+        done: SimpleQueue[Any] = SimpleQueue()
         coming = iter(enumerate(calls))
         while True:
             # No more than the processes can take: what is queued cannot be called off cleanly.
             for number, (name, arguments) in islice(coming, 2 * self.jobs - len(waiting)):
-                waiting[executor.submit(_at_desk, name, arguments)] = number
+                future = executor.submit(_at_desk, name, arguments)
+                waiting[future] = number
+                future.add_done_callback(done.put)
             if not waiting:
                 return
-            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                yield waiting.pop(future), future.result()
+            first = done.get()
+            yield waiting.pop(first), first.result()
 
     def _started(self) -> Any:
         if self._executor is None:
@@ -81,7 +90,43 @@ class Workers:
                 initializer=_open,
                 initargs=(desk.scenario, desk.profile, desk.only, desk.make),
             )
+            with _ctrl_c_ignored():
+                self._executor.submit(_cores)  # Starts all of them.
         return self._executor
+
+
+def _end(executor: Any) -> None:
+    """End an executor's processes, if need be without its help: an interruption can leave it
+    waiting for a lock that nobody will give back."""
+    from joblib.externals.loky import process_executor
+
+    processes = list((executor._processes or {}).values())
+    manager = executor._executor_manager_thread
+    ending = threading.Thread(
+        target=partial(executor.shutdown, wait=True, kill_workers=True), daemon=True
+    )
+    ending.start()
+    ending.join(_ENDING_S)
+    if ending.is_alive():
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        # Else the interpreter would wait for it at its own end.
+        process_executor._threads_wakeups.pop(manager, None)
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Processes that are started in here ignore Ctrl-C from their first instant: one in the middle
+    of its imports would die of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _open(*arguments: Any) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from operator import le
@@ -17,6 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
+from joblib.externals.loky import ProcessPoolExecutor
 
 from scenarios.resizing import resized
 from scenarios.schema import Plan, Scenario, Training
@@ -24,7 +26,10 @@ from sim.cost.profile import Profile
 from sim.cost.table import cost_table
 from sim.engine.simpy_engine import simulate
 from sim.planner.goodput.run import expected_days
+from sim.planner.layouts import workers
 from sim.planner.layouts.area import BoundBroken
+from sim.planner.layouts.desk import Desk
+from sim.planner.layouts.evaluation import Evaluator
 from sim.planner.layouts.found import Progress
 from sim.planner.layouts.search import search
 from sim.planner.layouts.space import CannotPlan, LayoutSpace
@@ -412,3 +417,17 @@ def test_days_and_deadlines_are_those_to_be_expected_with_failures() -> None:
         explain=False,
     )
     assert not late.meets_deadline
+
+
+def test_processes_end_though_their_executor_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_ENDING_S", 0.2)
+    monkeypatch.setattr(ProcessPoolExecutor, "shutdown", lambda *_, **__: threading.Event().wait())
+    own = psutil.Process()
+    before = set(own.children(recursive=True))
+    with workers.Workers(Desk(small(), None, None, Evaluator), jobs=2) as pool:
+        assert len(list(pool.run([("space", (4,))] * 2))) == 2
+        started = set(own.children(recursive=True)) - before
+        children = [p for p in started if "popen_loky" in " ".join(p.cmdline())]
+        assert len(children) == 2
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
