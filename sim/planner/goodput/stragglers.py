@@ -9,7 +9,6 @@ different stages, their meeting stage by stage (a little more than the slowest r
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from scenarios.schema import Plan, Scenario, Training
 from sim.cost.costs import Cost, CostTable
+from sim.engine.choice import iterations as simulations
 from sim.engine.choice import why_no_numba
 from sim.schedule.actions import COMPUTE, Kind
 from sim.schedule.lowering import Program
@@ -24,8 +24,6 @@ from sim.schedule.schedule import Schedule
 from sim.timeline.figures import COMMUNICATION
 
 Factors = NDArray[np.float64]
-Iterate = Callable[[CostTable], int]
-"""Simulates an iteration under costs, in nanoseconds."""
 PATTERNS = 64
 """Draws of which devices are slow, at most."""
 ITERATIONS = 32
@@ -49,8 +47,9 @@ def iteration_factors(scenario: Scenario, program: Program, costs: CostTable) ->
     most = MOST_PASSES if why_no_numba() is None else MOST_PASSES_INTERPRETED
     passes = plan.data * sum(map(len, schedule.orders))
     patterns, iterations = _draws(training, max(1, most // passes))
-    iterate = _iterate(program, costs)
-    base = iterate(costs)
+    times = patterns * iterations * plan.data
+    iteration_ns = simulations(program, costs, times=times)
+    base = iteration_ns(costs)
     known: dict[tuple[float, ...], int] = {(1.0,) * plan.pipeline: base}
     found = []
     for pattern in range(patterns):
@@ -60,19 +59,10 @@ def iteration_factors(scenario: Scenario, program: Program, costs: CostTable) ->
         for _ in range(iterations):
             factors = rank_factors(plan, slow * _jitter(training, slow.shape, generator))
             for replica in set(map(tuple, factors.tolist())) - known.keys():
-                known[replica] = iterate(slowed(costs, schedule, replica))
+                known[replica] = iteration_ns(slowed(costs, schedule, replica))
             total += max(known[tuple(replica)] for replica in factors.tolist())
         found.append(total / iterations / base)
     return tuple(found)
-
-
-def _iterate(program: Program, costs: CostTable) -> Iterate:
-    # Here, as the first of these imports takes half a second where numba is there.
-    from sim.engine.compiled import evaluate
-    from sim.engine.encoding import encode, price
-
-    encoded = encode(program, costs)
-    return lambda other: evaluate(encoded, price(encoded, other), program).iteration_ns
 
 
 def _jitter(training: Training, shape: tuple[int, ...], generator: np.random.Generator) -> Factors:
