@@ -11,6 +11,7 @@ from typing import Any, get_args
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from scenarios.reading import read_text
 from scenarios.schema import Precision
 from scenarios.writing import write_whole
 from sim.cost.profile import Bound, Fitted, MessageTime, Profile, Source, SourceKind
@@ -49,16 +50,7 @@ def read_profile(path: Path) -> Profile:
 
     Raises ProfileError where the file cannot be read or does not hold a profile.
     """
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
-        text = raw.decode("utf-8-sig")
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ProfileError(f"{path}: is not UTF-8 text") from None
-    if len(raw) > MAX_BYTES:
-        raise ProfileError(f"{path}: is over {MAX_BYTES >> 20} MiB")
+    text = read_text(path, ProfileError, max_bytes=MAX_BYTES)
     try:
         if path.suffix == ".json":
             data = json.loads(text)

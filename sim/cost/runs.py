@@ -37,6 +37,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from scenarios import reading
 from scenarios.rules import check
 from scenarios.schema import Cluster, Model, Plan, Scenario
 
@@ -131,17 +132,13 @@ def file_digest(path: Path) -> str:
 
 def read_text(path: Path) -> str:
     """The text of a file of measurements; raises RunsError where it cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise RunsError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(raw) > MAX_BYTES:
-        raise RunsError(f"{path}: is over {MAX_BYTES >> 20} MiB: a file of runs is a small CSV")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise RunsError(f"{path}: is not UTF-8: a file of runs is a CSV in UTF-8") from None
+    return reading.read_text(
+        path,
+        RunsError,
+        max_bytes=MAX_BYTES,
+        too_large=": a file of runs is a small CSV",
+        no_text="is not UTF-8: a file of runs is a CSV in UTF-8",
+    )
 
 
 def parse_runs(text: str, cluster: Cluster, *, shown: str = "runs") -> tuple[Run, ...]:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scenarios.reading import read_text
+
 MAX_VALUES = 1_000_000
 MAX_POINTS = 10**18
 MAX_BYTES = 256 << 20
@@ -203,16 +205,7 @@ def read_points(path: Path) -> tuple[tuple[str, ...], ...]:
     the name's end): an object a line, as {"plan.pipeline": 4}.
     Raises SweepError with the place of what is wrong.
     """
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
-        text = raw.decode("utf-8-sig")
-    except OSError as error:
-        raise SweepError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SweepError(f"{path}: is not UTF-8 text") from None
-    if len(raw) > MAX_BYTES:
-        raise SweepError(f"{path}: is over {MAX_BYTES >> 20} MiB: split it")
+    text = read_text(path, SweepError, max_bytes=MAX_BYTES, too_large=": split it")
     jsonl = path.suffix in (".jsonl", ".ndjson")
     rows = tuple(_json_rows(path, text) if jsonl else _csv_rows(path, text))
     if not rows:
