@@ -12,8 +12,10 @@ from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
-from reports import options as o
-from reports import sweep_options as w
+from reports.commands import options as o
+from reports.commands import sweep_options as w
+from reports.commands.scenario_app import scenario_app
+from reports.commands.schedule_app import schedule_app
 
 __version__ = "0.1.0"
 
@@ -26,64 +28,8 @@ app = App(
     version=__version__,
     suppress_keyboard_interrupt=False,
 )
-scenario_app = App(name="scenario", help="The catalogue, and what a scenario resolves to.")
-schedule_app = App(name="schedule", help="Draw, export and check pipeline schedules.")
 app.command(scenario_app)
 app.command(schedule_app)
-
-
-@scenario_app.command(name="list")
-def scenario_list(
-    *,
-    published: o.ListPublished = "",
-    json: o.Json = False,
-) -> int:
-    """List the catalogue: scenarios, published tables, models, clusters and devices."""
-    from reports import terminal
-    from scenarios.catalogue import catalogue
-
-    if published:
-        from reports import files, terminal_published
-
-        terminal_published.show_rows(files.published_tables(published, ()), as_json=json)
-        return 0
-    terminal.show_catalogue(catalogue(), as_json=json)
-    return 0
-
-
-@scenario_app.command(name="show")
-def scenario_show(scenario: str, /, *, set: o.Overrides | None = None) -> int:
-    """Print a scenario with everything resolved, and where each value comes from."""
-    from reports import console
-    from scenarios.loader import load
-    from scenarios.resolved import resolved_yaml
-
-    console.show_text(resolved_yaml(load(scenario, set or ())))
-    return 0
-
-
-@scenario_app.command(name="check")
-def scenario_check(*scenario: str, set: o.Overrides | None = None) -> int:
-    """Check scenario files; print every problem with its place."""
-    from reports import console, files
-    from scenarios.checking import check_all
-
-    if not scenario:
-        raise files.InputError("give at least one scenario or file to check")
-    console.show_text(check_all(scenario, set or ()))
-    return 0
-
-
-@scenario_app.command(name="schema")
-def scenario_schema() -> int:
-    """Print the JSON Schema of scenario files, for editors."""
-    import json
-
-    from reports import console
-    from scenarios.json_schema import json_schema
-
-    console.show_text(json.dumps(json_schema(), indent=2))
-    return 0
 
 
 @app.command
@@ -107,80 +53,11 @@ def simulate(
     scenario
         A catalogue name (`pipetwin scenario list`) or a YAML file.
     """
-    from reports import simulating
+    from reports.commands import simulating
 
     return simulating.simulate(
         scenario, set or (), profile, (report, trace), engine=engine, as_json=json, force=force
     )
-
-
-@schedule_app.command(name="show")
-def schedule_show(
-    schedule: str,
-    /,
-    *,
-    stages: o.Stages = None,
-    microbatches: o.Microbatches = None,
-    set: o.Overrides | None = None,
-) -> int:
-    """Draw a schedule in unit times (forward 1, backward 2, messages free).
-
-    Parameters
-    ----------
-    schedule
-        Its name (gpipe, 1f1b, interleaved:3, terapipe:4), a CSV of torch's, or a scenario.
-    """
-    from reports import files, terminal
-
-    terminal.show_schedule(files.schedule(schedule, stages, microbatches, set or ()))
-    return 0
-
-
-@schedule_app.command(name="export")
-def schedule_export(
-    schedule: str,
-    /,
-    *,
-    output: o.Output = None,
-    stages: o.Stages = None,
-    microbatches: o.Microbatches = None,
-    messages: bool = False,
-    set: o.Overrides | None = None,
-    force: o.Force = False,
-) -> int:
-    """Write a schedule as CSV that torch.distributed.pipelining reads.
-
-    Parameters
-    ----------
-    output
-        The file; standard output unless given.
-    messages
-        Also write sends and receives (torch's format compute_comms).
-    """
-    from reports import files
-
-    found = files.schedule(schedule, stages, microbatches, set or ())
-    files.export_schedule(found, output, messages=messages, force=force)
-    return 0
-
-
-@schedule_app.command(name="check")
-def schedule_check(
-    schedule: str,
-    /,
-    *,
-    stages: o.Stages = None,
-    microbatches: o.Microbatches = None,
-    set: o.Overrides | None = None,
-    json: o.Json = False,
-) -> int:
-    """Check a schedule: complete, free of cycles, messages in order; which sends deadlock it."""
-    from reports import files, terminal
-    from sim.schedule.checks import check
-
-    found = files.schedule(schedule, stages, microbatches, set or ())
-    terminal.show_check(found, check(found), as_json=json)
-    return 0
 
 
 @app.command(name="slice")
@@ -211,7 +88,7 @@ def slice_tokens(
     output
         Write the scenario with the slicing found to this file.
     """
-    from reports import slicing
+    from reports.commands import slicing
 
     asked = slicing.Asked(granularity, keep_microbatches, memory, simulations)
     return slicing.find(scenario, set or (), profile, asked, output, as_json=json, force=force)
@@ -249,7 +126,7 @@ def plan(
     output
         Write the best layout to this file, as a scenario.
     """
-    from reports import planning
+    from reports.commands import planning
 
     asked = planning.Asked(cluster, batch, gpus, objective, deadline, top, only or (), jobs)
     return planning.plan(
@@ -287,7 +164,7 @@ def sweep(
     output
         The results, a JSON object a line; what is in it already is not simulated again.
     """
-    from reports import sweeping
+    from reports.commands import sweeping
 
     where = sweeping.Where(jobs, cluster, shard)
     asked = sweeping.Asked(vary or (), points, zip, set or (), profile, engine, figures)
@@ -328,7 +205,10 @@ def run(
         epochs without freezing); exit 1 if they differ.
     """
     from executor.commands import run_scenario
-    from reports import console, files, measured_files, scenario_files, terminal, terminal_variants
+    from reports.commands import files, measured_files, scenario_files
+    from reports.terminal import basics as terminal
+    from reports.terminal import console
+    from reports.terminal import variants as terminal_variants
 
     files.check_outputs((output, report, trace), force=force)
     used = files.profile(profile)
@@ -337,7 +217,7 @@ def run(
     if loaded.scenario.elastic is not None:
         from executor.elastic.checking import check_plain
         from executor.elastic.commands import run_elastic
-        from reports import elastic_files
+        from reports.commands import elastic_files
 
         elastic_files.refuse_iteration({"--trace": trace})
         told = console.progress()
@@ -392,7 +272,9 @@ def measure(
         A small grid with few repetitions, to see that it works.
     """
     from executor.measure import measure_scenario
-    from reports import console, files, terminal_scores
+    from reports.commands import files
+    from reports.terminal import console
+    from reports.terminal import scores as terminal_scores
     from scenarios.loader import load
     from sim.cost.profile_file import write_profile
 
@@ -441,7 +323,7 @@ def calibrate(
     output
         The profile to write; none unless given.
     """
-    from reports import fitting
+    from reports.commands import fitting
 
     log = fitting.Log(runs, published, collectives, device, (folds, seed, fold_by))
     return fitting.calibrate(measured, log, set, output, as_json=json, force=force)
@@ -475,7 +357,9 @@ def validate(
     rounds
         With --calibrate-on: how often to alternate between calibration and judged runs.
     """
-    from reports import console, files, judging, measured_files, terminal_scores
+    from reports.commands import files, judging, measured_files
+    from reports.terminal import console
+    from reports.terminal import scores as terminal_scores
 
     files.check_outputs((report,), force=force)
     files.refuse_unused(
@@ -529,7 +413,8 @@ def report(
     output
         The HTML file to write.
     """
-    from reports import console, files, measured_files
+    from reports.commands import files, measured_files
+    from reports.terminal import console
 
     files.check_outputs((output,), force=force)
     used = files.profile(profile)
@@ -542,7 +427,7 @@ def report(
 def doctor() -> int:
     """Tell what this machine can do: cores, memory, torch, GPUs, transports, browser."""
     from executor.doctor import examine
-    from reports import terminal
+    from reports.terminal import basics as terminal
 
     terminal.show_doctor([(f.what, f.status, f.detail) for f in examine()])
     return 0
@@ -569,7 +454,7 @@ def run_command_line(tokens: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        from reports.files import exit_of_error
+        from reports.commands.files import exit_of_error
 
         return exit_of_error(error, tokens)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from reports import layout_words, words
-from reports.charts import GIB
 from reports.plan_answer import Detail, PlanAnswer
 from reports.tables import Cell, Table, memory, seconds, share, text
+from reports.words import GIB
 from scenarios.schema import Plan
 from sim.planner.layouts.found import Candidate, Sensitivity
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports import words
-from reports.charts import memory_parts
 from scenarios import fields, units
 from scenarios.errors import Origin
 from scenarios.schema import Scenario
 from sim.comparison import Comparison, LoopRow
 from sim.prediction import Prediction
+from sim.timeline.memory import MemoryCurve
 
 Summary = Mapping[str, Any]
 FOLD_ROWS = 12
@@ -294,3 +294,10 @@ def assumed_table(summary: Summary) -> Table:
 
 def _long(rows: Sequence[object], limit: int = FOLD_ROWS) -> bool:
     return len(rows) > limit
+
+
+def memory_parts(curve: MemoryCurve) -> dict[str, int]:
+    """A rank's peak in bytes by kind: what it holds throughout, and the rest as activations."""
+    parts = {name: number for name, number in curve.static.items() if number}
+    rest = curve.peak_bytes - sum(parts.values())
+    return {**parts, "activations": rest} if rest else parts

@@ -12,6 +12,7 @@ from sim.timeline.figures import BUBBLE, COMMUNICATION, MESSAGES
 from sim.workload.partition import Piece
 
 NBSP = "\u00a0"
+GIB = 2**30
 UNKNOWN = "–"
 
 CATEGORY_NAMES: Mapping[str, str] = {

@@ -18,6 +18,8 @@ FLOORS = [
     ["sim.planner", "sim.elastic"],
     ["sim"],
     ["executor", "reports"],
+    ["reports.terminal", "reports.pages"],
+    ["reports.commands"],
     ["pipetwin"],
 ]
 FORBIDDEN = {

@@ -12,8 +12,8 @@ from executor.launching import SessionResult
 from executor.loop import closed_loop
 from executor.session import Assignment
 from executor.variants import run_variants
-from reports.measured_files import compare_file, compare_variants, keep_variants
-from reports.terminal_variants import finish
+from reports.commands.measured_files import compare_file, compare_variants, keep_variants
+from reports.terminal.variants import finish
 from scenarios.loader import load
 from scenarios.schema import Scenario
 from sim.measurement import Measurement, read_measurements

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from reports.page import render
-from reports.page_elastic import render_elastic
-from reports.page_variants import render_variants
+from reports.pages.page import render
+from reports.pages.page_elastic import render_elastic
+from reports.pages.page_variants import render_variants
 from scenarios.loader import Loaded, load
 from scenarios.schema import Scenario
 from sim.calibration import calibrate_from_runs

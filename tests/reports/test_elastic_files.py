@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipetwin import run_command_line
-from reports import elastic_files
+from reports.commands import elastic_files
 from scenarios.loader import Loaded
 from sim.elastic_comparison import ElasticComparison
 from sim.elastic_measurement import read_elastic, write_elastic

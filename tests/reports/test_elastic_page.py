@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from reports import charts_elastic, elastic_words, gantt, terminal_elastic
-from reports.console import wide
+from reports import elastic_words
 from reports.elastic_tables import change, stages
-from reports.page_elastic import render_elastic
-from reports.terminal_elastic import show_elastic
-from reports.terminal_elastic_measured import finish
+from reports.pages import charts_elastic, gantt
+from reports.pages.page_elastic import render_elastic
+from reports.terminal import elastic as terminal_elastic
+from reports.terminal.console import wide
+from reports.terminal.elastic import show_elastic
+from reports.terminal.elastic_measured import finish
 from scenarios.elastic import Transition
 from scenarios.loader import Loaded, load
 from sim.elastic_comparison import ElasticComparison
@@ -282,8 +284,8 @@ def test_words_of_long_times_and_changes(found: ElasticPrediction) -> None:
 
 
 def test_one_iteration_says_what_is_frozen(capsys: pytest.CaptureFixture[str]) -> None:
-    from reports.page import render
-    from reports.terminal import show_prediction
+    from reports.pages.page import render
+    from reports.terminal.basics import show_prediction
     from sim.prediction import predict
 
     loaded = load("local-4rank", ["plan.frozen_layers=2", "plan.cached_layers=1"])

@@ -7,9 +7,9 @@ import base64
 import numpy as np
 import pytest
 
-from reports import gantt
-from reports.page import render
-from reports.terminal import show_schedule
+from reports.pages import gantt
+from reports.pages.page import render
+from reports.terminal.basics import show_schedule
 from scenarios.loader import load
 from sim.cost.costs import Cost, CostKey, CostTable
 from sim.engine.simpy_engine import simulate

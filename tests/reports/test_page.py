@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from reports import charts, gantt, tables, words
-from reports.page import render, to_script
+from reports import tables, words
+from reports.pages import charts, gantt
+from reports.pages.page import render, to_script
 from scenarios.loader import Loaded, load
 from sim.measurement import Measurement
 from sim.prediction import Prediction, predict, summary
@@ -134,9 +135,9 @@ def test_breakdown_sums_to_all(prediction: Prediction, large: Prediction) -> Non
 def test_memory_parts_sum_to_the_peak(prediction: Prediction) -> None:
     assert prediction.memory is not None
     for curve in prediction.memory:
-        assert sum(charts.memory_parts(curve).values()) == curve.peak_bytes
+        assert sum(tables.memory_parts(curve).values()) == curve.peak_bytes
         times, held = charts.envelope(curve, prediction.timeline.iteration_ns)
-        assert max(held) == curve.peak_bytes / charts.GIB and times == sorted(times)
+        assert max(held) == curve.peak_bytes / words.GIB and times == sorted(times)
 
 
 def test_envelope_of_a_long_curve_keeps_its_peak() -> None:
@@ -146,7 +147,7 @@ def test_envelope_of_a_long_curve_keeps_its_peak() -> None:
     assert len(curve.times_ns) > charts.MAX_POINTS
     times, held = charts.envelope(curve, found.timeline.iteration_ns)
     assert len(times) <= charts.MAX_POINTS + 2
-    assert max(held) == max(curve.bytes_held) / charts.GIB
+    assert max(held) == max(curve.bytes_held) / words.GIB
 
 
 def test_short_timeline_is_whole(prediction: Prediction) -> None:
@@ -241,7 +242,7 @@ def test_is_the_same_every_time(prediction: Prediction, loaded: Loaded) -> None:
 
 def test_rendering_loads_neither_torch_nor_the_executor() -> None:
     script = (
-        "import sys, reports.page; "
+        "import sys, reports.pages.page; "
         "print(*sorted({'torch', 'executor', 'plotly'} & {n.split('.')[0] for n in sys.modules}))"
     )
     done = subprocess.run(

@@ -14,10 +14,11 @@ import pytest
 from test_browser import OUTSIDE, OVERLAPS, SIZES, opened
 from test_elastic_page import figure, visible
 
-from reports import charts_plan, layout_words, plan_tables
-from reports.page_plan import render_plan
+from reports import layout_words, plan_tables
+from reports.pages import charts_plan
+from reports.pages.page_plan import render_plan
 from reports.plan_answer import PlanAnswer, details_of
-from reports.terminal_plan import plan_json
+from reports.terminal.plan import plan_json
 
 HOSTILE = "<script>alert(1)</script>"
 """As in the fixtures."""

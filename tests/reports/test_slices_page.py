@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reports import gantt
-from reports.page import render
-from reports.page_variants import render_variants
-from reports.sections_slices import is_sliced, slices_section, slowest_stage, stage_slices
-from reports.terminal_variants import finish
+from reports.pages import gantt
+from reports.pages.page import render
+from reports.pages.page_variants import render_variants
+from reports.pages.sections_slices import is_sliced, slices_section, slowest_stage, stage_slices
+from reports.terminal.variants import finish
 from scenarios.loader import load
 from sim.prediction import predict
 from sim.schedule.actions import Kind

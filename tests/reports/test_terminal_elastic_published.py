@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from reports import files
-from reports.terminal_published import show_published, show_rows
+from reports.commands import files
+from reports.terminal.published import show_published, show_rows
 from scenarios.published_elastic import load_runs
 from sim.published_elastic import JudgedFigure, JudgedRuns
 

@@ -9,10 +9,11 @@ import plan_cases
 import pytest
 from rich.console import Console
 
-from reports import layout_words, plan_words, terminal_plan
+from reports import layout_words, plan_words
+from reports.commands.planning import gpu_counts, meter
 from reports.plan_answer import PlanAnswer, details_of
-from reports.planning import gpu_counts, meter
-from reports.terminal_plan import nearest, plan_json, show_plan
+from reports.terminal import plan as terminal_plan
+from reports.terminal.plan import nearest, plan_json, show_plan
 from sim.planner.layouts.found import Candidate, Progress
 
 

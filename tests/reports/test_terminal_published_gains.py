@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from reports.terminal_published import show_published
-from reports.terminal_scores import amount_of
+from reports.terminal.published import show_published
+from reports.terminal.scores import amount_of
 from scenarios.published import load_table
 from sim.published import JudgedRow, JudgedTable, Outcome
 from sim.published_gains import best_even, speedup_set

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from reports import terminal_scores
-from reports.terminal_scores import amount_of, meaning_of
+from reports.terminal import scores as terminal_scores
+from reports.terminal.scores import amount_of, meaning_of
 from scenarios.loader import load_cluster
 from sim.cost.fit import PARAMETERS
 from sim.cost.profile import Fitted, Profile

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from reports import terminal_sweep
-from reports.terminal_sweep import EndTime, Tally, show_sweep
+from reports.terminal import sweep as terminal_sweep
+from reports.terminal.sweep import EndTime, Tally, show_sweep
 from sim.sweeps.records import Seen
 from sim.sweeps.sweep import Step
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from reports.charts_training import COLORS, time_by_interval
-from reports.sections_training import training_section
-from reports.terminal_training import show_training
+from reports.pages.charts_training import COLORS, time_by_interval
+from reports.pages.sections_training import training_section
+from reports.terminal.training import show_training
 from reports.training_words import PARTS, between, claim, days, facts
 from scenarios.loader import load
 from sim.planner.goodput.run import DAY_NS

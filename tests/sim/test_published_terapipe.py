@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipetwin import run_command_line
-from reports.files import profile, table_profiles
+from reports.commands.files import profile, table_profiles
 from scenarios import catalogue
 from scenarios.catalogue import profiles
 from scenarios.loader import load
