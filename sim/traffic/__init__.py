@@ -1,0 +1,1 @@
+"""Which bytes go where in an iteration, and how busy the links are."""

@@ -1,0 +1,1 @@
+"""What a given layout's time hangs on: what were free, one change away, inputs, scaling."""
