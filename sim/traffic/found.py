@@ -32,8 +32,8 @@ class Matrix:
 class LinkUse:
     """How much a kind of link carries over the iteration.
 
-    link: in words, as `NVLink of a device` or `network card`. bandwidth_bytes_per_s: one way.
-    busiest_bytes, mean_bytes: sent one way in an iteration over the busiest link of the kind, and on
+    link: in words, as `NVLink of a device`. bandwidth_bytes_per_s: one way.
+    busiest_bytes, mean_bytes: sent one way in an iteration over the kind's busiest link, and on
     average. utilisation: of the busiest: its bytes over what it could carry in the iteration.
     flows: the busiest link's bytes by flow.
     """
