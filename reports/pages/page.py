@@ -22,6 +22,8 @@ from markupsafe import Markup, escape
 from reports import words
 from reports.pages.assumptions import assumptions_section
 from reports.pages.sections import (
+    Section,
+    Tile,
     breakdown_section,
     memory_section,
     scenario_section,
@@ -73,7 +75,8 @@ def render(
     scenario = prediction.scenario
     return fill(
         title=f"{scenario.name}: {words.subject(scenario)}",
-        scenario=scenario,
+        name=scenario.name,
+        description=scenario.description,
         fits=fit,
         verdict=words.verdict(prediction)
         if comparison is None
@@ -84,8 +87,23 @@ def render(
     )
 
 
-def fill(**content: Any) -> str:
-    """Fill the template, with the style sheet and the scripts."""
+def fill(
+    *,
+    title: str,
+    name: str,
+    verdict: str,
+    tiles: Sequence[Tile],
+    sections: Sequence[Section],
+    summary: Any,
+    description: str = "",
+    fits: bool | None = None,
+) -> str:
+    """Fill the template, with the style sheet and the scripts.
+
+    name, description: of the scenario, or of what the page is about.
+    fits: False marks the verdict as bad news.
+    summary: what the page's figures are, as JSON values.
+    """
     style = _text("templates/style.css")
     scripts = [
         _text(f"{name}.js")
@@ -95,7 +113,14 @@ def fill(**content: Any) -> str:
         policy=_policy(scripts, [style, _EMPTY_STYLE]),
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
-        **content,
+        title=title,
+        name=name,
+        verdict=verdict,
+        tiles=tiles,
+        sections=sections,
+        summary=summary,
+        description=description,
+        fits=fits,
     )
 
 

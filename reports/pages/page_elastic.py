@@ -66,7 +66,8 @@ def render_elastic(
     )
     return fill(
         title=f"{found.scenario.name}: {words.subject(found.scenario)}",
-        scenario=found.scenario,
+        name=found.scenario.name,
+        description=found.scenario.description,
         fits=all_fit(found),
         verdict=(
             elastic_words.verdict(found, rows)

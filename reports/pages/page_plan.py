@@ -32,7 +32,8 @@ def render_plan(answer: PlanAnswer, *, command: str = "") -> str:
     scenario = found.scenario
     return fill(
         title=f"{scenario.name}: layouts of {answer.model.name}",
-        scenario=scenario,
+        name=scenario.name,
+        description=scenario.description,
         fits=bool(found.ranked),
         verdict=plan_words.verdict(answer),
         tiles=tiles(answer),

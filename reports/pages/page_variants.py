@@ -32,10 +32,11 @@ def render_variants(found: VariantsResult, command: str = "") -> str:
     """
     best = _best(found)
     figures = summary(best.prediction)
+    about = best.prediction.scenario if found.loaded is None else found.loaded.scenario
     return fill(
         title=f"{found.name}: its variants side by side",
-        scenario=best.prediction.scenario if found.loaded is None else found.loaded.scenario,
-        fits=None,
+        name=about.name,
+        description=about.description,
         verdict=verdict(found) + ".",
         tiles=_tiles(found),
         sections=(
