@@ -16,16 +16,16 @@ from reports.commands import options as o
 from reports.commands import sweep_options as w
 from reports.commands.scenario_app import scenario_app
 from reports.commands.schedule_app import schedule_app
+from reports.commands.teaching import teach
 
 __version__ = "0.1.0"
 
 app = App(
     name="pipetwin",
     help="Predict how long one training iteration of a pipeline-parallel Transformer takes, what "
-    "memory it needs and what it costs, and prove it by running the same schedule for real. "
-    "Start with: pipetwin scenario list; pipetwin simulate megatron/175b; "
-    "pipetwin run local-2rank -o m.json; pipetwin validate local-2rank --measured m.json",
+    "memory it needs and what it costs, and prove it by running the same schedule for real.",
     version=__version__,
+    default_parameter=o.DEFAULTS,
     suppress_keyboard_interrupt=False,
 )
 app.command(scenario_app)
@@ -45,8 +45,10 @@ def simulate(
     json: o.Json = False,
     force: o.Force = False,
 ) -> int:
-    """Simulate one training iteration of a scenario; of one with an `elastic` section the whole run
-    of epochs, and what each of its mechanisms brings.
+    """Predict an iteration: its time, memory, money and bubbles.
+
+    Of a scenario with an `elastic` section the whole run of epochs, and what each of its mechanisms
+    brings.
 
     Parameters
     ----------
@@ -75,11 +77,11 @@ def slice_tokens(
     json: o.Json = False,
     force: o.Force = False,
 ) -> int:
-    """Find TeraPipe's slicing of a scenario: how to cut the batch into microbatches and these into
-    token slices.
+    """Find TeraPipe's best cut of a batch into token slices.
 
-    A dynamic program over slices minimises sum t + (pipeline - 1) x largest t, exactly; its best,
-    even slicings and what lies around the best are then simulated, and the fastest that fits wins.
+    How to cut the batch into microbatches, and these into slices: a dynamic program minimises
+    sum t + (pipeline - 1) x largest t, exactly; its best, even slicings and what lies around the
+    best are then simulated, and the fastest that fits wins.
 
     Parameters
     ----------
@@ -114,10 +116,10 @@ def plan(
     json: o.Json = False,
     force: o.Force = False,
 ) -> int:
-    """Find the best layouts: every one that the rules allow is checked for memory and simulated, or
-    left out because a proved lower bound of its time shows that it cannot be among the best.
+    """Find the best layouts of a model on a cluster.
 
-    As `pipetwin plan gpt3-175b --gpus 1024 --report plan.html`.
+    Every layout that the rules allow is checked for memory and simulated, or left out because a
+    proved lower bound of its time shows that it cannot be among the best.
 
     Parameters
     ----------
@@ -153,16 +155,17 @@ def sweep(
     retry_failed: w.RetryFailed = False,
     json: o.Json = False,
 ) -> int:
-    """Simulate a scenario at many points, in parallel; the same command goes on where it ended.
+    """Simulate a scenario at many points, in parallel.
 
-    As `pipetwin sweep local-2rank --vary plan.micro_batch=1..8 -o results.jsonl`.
+    The same command goes on where it ended, whatever ended it. Values of `--vary` may have units,
+    as `'cluster.inter_node.bandwidth=100 Gbit/s,200 Gbit/s'`.
 
     Parameters
     ----------
     scenario
         A catalogue name or a YAML file, whose fields are varied.
     output
-        The results, a JSON object a line; what is in it already is not simulated again.
+        The results, a JSON object a line; those in it already are kept.
     """
     from reports.commands import sweeping
 
@@ -187,22 +190,20 @@ def run(
     json: o.Json = False,
     force: o.Force = False,
 ) -> int:
-    """Execute a scenario for real: starts local ranks itself, or joins torchrun's.
+    """Execute a scenario for real, a process a rank.
 
-    Of a scenario with variants all, each predicted from runs in other slicings between them. With
-    an `elastic` section the whole training run, predicted phase by phase before it begins, and so
-    its variants.
+    Starts local ranks itself, or joins torchrun's. Of a scenario with variants all, each predicted
+    from runs in other slicings between them. With an `elastic` section the whole training run,
+    predicted phase by phase before it begins, and so its variants.
 
     Parameters
     ----------
     scenario
-        A catalogue name or a YAML file, one variant of it as local-terapipe:uniform; a process a
-        rank (tensor x pipeline x data).
+        A catalogue name or a YAML file; one of its variants as local-terapipe:uniform.
     output
-        Keep the measured timelines in this file, for `validate`, `calibrate` and `report`.
+        Keep the measured timelines, for `validate`, `calibrate`, `report`.
     check
-        Also hold loss, gradients and weights against a single process (an elastic run: its first
-        epochs without freezing); exit 1 if they differ.
+        Also hold loss, gradients and weights against a single process; exit 1 where they differ.
     """
     from executor.commands import run_scenario
     from reports.commands import files, measured_files, scenario_files
@@ -260,7 +261,9 @@ def measure(
     json: o.Json = False,
     force: o.Force = False,
 ) -> int:
-    """Measure this machine with a scenario's shapes: passes, optimizer, messages -> profile.
+    """Measure this machine with a scenario's shapes.
+
+    Times passes, optimizer steps and messages, and writes them as a profile.
 
     Parameters
     ----------
@@ -301,10 +304,10 @@ def calibrate(
     json: o.Json = False,
     force: o.Force = False,
 ) -> int:
-    """Make a profile from runs: measured.json files of `run`, or old logs of iteration times.
+    """Make a profile from measured runs, or from old logs.
 
-    From logs: `pipetwin calibrate --runs runs.csv --device a100-80gb --folds 5 -o a100.yaml`,
-    where runs.csv begins, for one run on 64 GPUs that took 3.57 s an iteration:
+    Runs are files that `pipetwin run -o` wrote; logs are iteration times in a CSV (`--runs`), which
+    begins, for one run on 64 GPUs that took 3.57 s an iteration:
 
         gpus,global_batch,micro_batch,hidden,heads,layers,sequence,tensor,data,pipeline,iteration_ms
         64,512,8,3072,32,30,2048,1,64,1,3566.5
@@ -345,17 +348,18 @@ def validate(
     json: o.Json = False,
     force: o.Force = False,
 ) -> int:
-    """Hold simulation against measurement: iteration time, every action, memory.
+    """Hold simulation against measurement, action by action.
 
-    Two errors, never mixed: structural (the run's own durations replayed through the engine) and
-    predictive (durations from a profile calibrated on other runs, or from the device model).
+    Iteration time, every action, and memory. Two errors, never mixed: structural (the run's own
+    durations replayed through the engine) and predictive (durations from a profile calibrated on
+    other runs, or from the device model).
 
     Parameters
     ----------
     scenario
         The scenario measured; with --calibrate-on, those to judge.
     rounds
-        With --calibrate-on: how often to alternate between calibration and judged runs.
+        With --calibrate-on: how often calibration and judged runs take turns.
     """
     from reports.commands import files, judging, measured_files
     from reports.terminal import console
@@ -404,7 +408,9 @@ def report(
     profile: o.ProfileFile = None,
     force: o.Force = False,
 ) -> int:
-    """Render the HTML report of a measured file, with its prediction beside it.
+    """Write the HTML report of a file of results.
+
+    Of a measured file, with its prediction beside it.
 
     Parameters
     ----------
@@ -431,6 +437,9 @@ def doctor() -> int:
 
     terminal.show_doctor([(f.what, f.status, f.detail) for f in examine()])
     return 0
+
+
+teach(app)
 
 
 def main() -> None:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
+
+def _shown(default: Any) -> Any:
+    """A default as the help shows it: an option that is not given is not worth words."""
+    return None if default is None or default is False or default == "" else default
+
+
+DEFAULTS = Parameter(show_default=_shown)
+"""What holds for the options of every command."""
+OUTPUTS = Group("Outputs", sort_key=1)
+"""Options that say what is written, and how."""
 Overrides = Annotated[
     list[str],
     Parameter(
@@ -16,40 +26,44 @@ Overrides = Annotated[
     ),
 ]
 Json = Annotated[
-    bool, Parameter(name="--json", negative="", help="Print one JSON object instead of tables.")
+    bool,
+    Parameter(
+        name="--json", negative="", group=OUTPUTS, help="Print one JSON object instead of tables."
+    ),
 ]
 Force = Annotated[
-    bool, Parameter(name="--force", negative="", help="Replace files that exist already.")
+    bool,
+    Parameter(name="--force", negative="", group=OUTPUTS, help="Replace files that exist already."),
 ]
-Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
-RequiredOutput = Annotated[Path, Parameter(name=["--output", "-o"])]
+Output = Annotated[Path | None, Parameter(name=["--output", "-o"], group=OUTPUTS)]
+RequiredOutput = Annotated[Path, Parameter(name=["--output", "-o"], group=OUTPUTS)]
 Flag = Annotated[bool, Parameter(negative="")]
 Engine = Annotated[
     Literal["auto", "simpy", "compiled"],
     Parameter(
-        help="The reference (simpy), its compiled twin, which gives the same figures sooner, or "
-        "whichever is quicker for the program."
+        help="The reference, or its compiled twin: the same figures, sooner; auto: the quicker one."
     ),
 ]
 ListPublished = Annotated[
     str, Parameter(help="List the rows of these published tables, as ptdp.table1 or megatron.")
 ]
-ReportFile = Annotated[Path | None, Parameter(help="Write an HTML report to this file.")]
+ReportFile = Annotated[
+    Path | None, Parameter(group=OUTPUTS, help="Write an HTML report to this file.")
+]
 Checkpoints = Annotated[
     Path | None,
-    Parameter(
-        help="Of an elastic run: keep checkpoints in this directory, at each change and at the end."
-    ),
+    Parameter(help="Elastic runs: keep checkpoints here, at each change and at the end."),
 ]
 Resume = Annotated[
-    bool, Parameter(negative="", help="Go on from the last of --checkpoints, where a run ended.")
+    bool, Parameter(negative="", help="Elastic runs: go on from the last of --checkpoints.")
 ]
 TraceFile = Annotated[
-    Path | None, Parameter(help="Write a gzipped Chrome trace (for ui.perfetto.dev) to this file.")
+    Path | None,
+    Parameter(group=OUTPUTS, help="Write a Chrome trace (for ui.perfetto.dev), gzipped."),
 ]
 Device = Annotated[
     str,
-    Parameter(help="With --runs: the device (or cluster), from the catalogue, as a100-80gb."),
+    Parameter(help="With --runs: the device or cluster they ran on, as a100-80gb."),
 ]
 Stages = Annotated[
     int | None, Parameter(help="Pipeline stages, for a schedule's name (4 unless given).")
@@ -60,8 +74,7 @@ Microbatches = Annotated[
 ProfileFile = Annotated[
     Path | None,
     Parameter(
-        help="Take times from this profile: a file of `measure` or `calibrate`, or one that comes "
-        "along, a100-80gb or v100-16gb."
+        help="Times of a profile: a file of `measure` or `calibrate`, or a100-80gb, v100-16gb."
     ),
 ]
 Granularity = Annotated[
@@ -77,24 +90,23 @@ MemoryCap = Annotated[
 ]
 Simulations = Annotated[int, Parameter(help="About so many candidates are simulated, at least 4.")]
 Runs = Annotated[Path | None, Parameter(help="A CSV of whole-iteration times.")]
-Folds = Annotated[int, Parameter(help="Also cross-validate on --runs, in so many folds.")]
+Folds = Annotated[int, Parameter(help="With --runs: also cross-validate, in so many folds.")]
 FoldBy = Annotated[
     Literal["run", "plan", "model"],
-    Parameter(help="What a fold keeps together: each run alone, replicates, or whole models."),
+    Parameter(help="With --folds: what stays together; a run, its replicates, or a model."),
 ]
-Seed = Annotated[int, Parameter(help="Of the shuffle into folds.")]
+Seed = Annotated[int, Parameter(help="With --folds: seed of the shuffle.")]
 FitPublished = Annotated[
     str, Parameter(help="Also fit to published tables; `ptdp.table1:4` is its first 4 rows.")
 ]
 Collectives = Annotated[
     Path | None,
     Parameter(
-        help="Also fit to a CSV of all-reduces within a node, by NCCL's tests: columns gpu, "
-        "ranks, bytes, in_place_us (or out_of_place_us)."
+        help="Also fit to a CSV of NCCL's tests within a node: gpu, ranks, bytes, in_place_us."
     ),
 ]
 MeasuredFile = Annotated[
-    Path | None, Parameter(help="A file that `pipetwin run -o` wrote for the scenario.")
+    Path | None, Parameter(help="A file that `pipetwin run -o` wrote of the scenario.")
 ]
 JudgedRuns = Annotated[
     Path | None, Parameter(help="Instead of --measured: a CSV of whole-iteration times.")
@@ -102,9 +114,7 @@ JudgedRuns = Annotated[
 JudgedPublished = Annotated[
     str,
     Parameter(
-        help="Instead of --measured: predict published tables, as megatron, terapipe or "
-        "pipetransformer (all of them), or ptdp.fig13,ptdp.table1; with the profiles that come "
-        "along, unless one is given."
+        help="Instead of --measured: published tables, as megatron (all of theirs) or ptdp.fig13."
     ),
 ]
 CalibrateOn = Annotated[
@@ -112,8 +122,7 @@ CalibrateOn = Annotated[
     Parameter(
         negative="",
         consume_multiple=True,
-        help="Instead of --measured: run the scenarios now, in turn with these others, from "
-        "which each round's profile is calibrated; compare pair by pair.",
+        help="Instead of --measured: run now, in turn with these, to be calibrated from.",
     ),
 ]
 MaxError = Annotated[float | None, Parameter(help="Exit 1 where an error is larger, as 0.05.")]
@@ -121,30 +130,28 @@ PlanCluster = Annotated[
     str,
     Parameter(
         name="--cluster",
-        help="A cluster or device of the catalogue, as dgx-h100, or a file, instead of the "
-        "scenario's; a model named alone is taken to be on DGX A100.",
+        help="Another cluster or device, as dgx-h100, or a file; a model alone is on DGX A100.",
     ),
 ]
 Batch = Annotated[
     int | None, Parameter(help="Sequences in one iteration, instead of the scenario's own.")
 ]
 Gpus = Annotated[
-    str, Parameter(help="How many GPUs, as 1024, or several numbers to choose from, as 512,1024.")
+    str, Parameter(help="How many GPUs, as 1024, or numbers to choose from, as 512,1024.")
 ]
 Objective = Annotated[
     Literal["time", "cost", "gpus"],
-    Parameter(help="What the best has least of; gpus: the fewest that meet --deadline."),
+    Parameter(help="What the best has least of; gpus needs --deadline."),
 ]
 Deadline = Annotated[
-    float | None, Parameter(help="Days that the whole training run may take (training.tokens).")
+    float | None, Parameter(help="Days that the whole run of `training.tokens` may take.")
 ]
 Top = Annotated[int, Parameter(help="Layouts to list, the best first.")]
 Only = Annotated[
     list[str] | None,
     Parameter(
         negative="",
-        help="Keep a field of the plan to some values, as tensor=4,8, or search one more, as "
-        "p2p=blocking,overlapped; may be repeated.",
+        help="Values to search of a field of the plan, as tensor=4,8; may be repeated.",
     ),
 ]
 Jobs = Annotated[int | None, Parameter(help="Processes; one a core unless given.")]

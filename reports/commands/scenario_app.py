@@ -6,7 +6,7 @@ from cyclopts import App
 
 from reports.commands import options as o
 
-scenario_app = App(name="scenario", help="The catalogue, and what a scenario resolves to.")
+scenario_app = App(name="scenario", help="List, show and check scenarios.")
 
 
 @scenario_app.command(name="list")
@@ -15,7 +15,10 @@ def scenario_list(
     published: o.ListPublished = "",
     json: o.Json = False,
 ) -> int:
-    """List the catalogue: scenarios, published tables, models, clusters and devices."""
+    """List the catalogue.
+
+    Scenarios, published tables, models, clusters and devices.
+    """
     from reports.terminal import basics as terminal
     from scenarios.catalogue import catalogue
 
@@ -31,7 +34,15 @@ def scenario_list(
 
 @scenario_app.command(name="show")
 def scenario_show(scenario: str, /, *, set: o.Overrides | None = None) -> int:
-    """Print a scenario with everything resolved, and where each value comes from."""
+    """Print a scenario with everything resolved.
+
+    And where each value comes from.
+
+    Parameters
+    ----------
+    scenario
+        A catalogue name or a YAML file; any part of a scenario that is whole by itself.
+    """
     from reports.terminal import console
     from scenarios.loader import load
     from scenarios.resolved import resolved_yaml
@@ -42,7 +53,13 @@ def scenario_show(scenario: str, /, *, set: o.Overrides | None = None) -> int:
 
 @scenario_app.command(name="check")
 def scenario_check(*scenario: str, set: o.Overrides | None = None) -> int:
-    """Check scenario files; print every problem with its place."""
+    """Check scenario files, and print every problem with its place.
+
+    Parameters
+    ----------
+    scenario
+        Catalogue names or YAML files: whole scenarios, or parts that others extend.
+    """
     from reports.commands import files
     from reports.terminal import console
     from scenarios.checking import check_all

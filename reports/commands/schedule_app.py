@@ -44,10 +44,12 @@ def schedule_export(
     set: o.Overrides | None = None,
     force: o.Force = False,
 ) -> int:
-    """Write a schedule as CSV that torch.distributed.pipelining reads.
+    """Write a schedule as CSV for torch.distributed.pipelining.
 
     Parameters
     ----------
+    schedule
+        Its name (gpipe, 1f1b, interleaved:3, terapipe:4), a CSV of torch's, or a scenario.
     output
         The file; standard output unless given.
     messages
@@ -70,7 +72,15 @@ def schedule_check(
     set: o.Overrides | None = None,
     json: o.Json = False,
 ) -> int:
-    """Check a schedule: complete, free of cycles, messages in order; which sends deadlock it."""
+    """Check a schedule: complete, free of cycles, messages in order.
+
+    And tell which kinds of sends would deadlock it.
+
+    Parameters
+    ----------
+    schedule
+        Its name (gpipe, 1f1b, interleaved:3, terapipe:4), a CSV of torch's, or a scenario.
+    """
     from reports.commands import files
     from reports.terminal import basics as terminal
     from sim.schedule.checks import check

@@ -11,44 +11,37 @@ Vary = Annotated[
     list[str] | None,
     Parameter(
         negative="",
-        help="A field and its values, as plan.pipeline=4,8,16, plan.micro_batch=1..8, or "
-        "'cluster.inter_node.bandwidth=100 Gbit/s,200 Gbit/s'; several make a grid.",
+        help="A field and its values, as plan.pipeline=4,8 or plan.data=1..8; several: a grid.",
     ),
 ]
 Points = Annotated[
     Path | None,
     Parameter(
-        help="Points in a file: CSV with fields in the first line, or JSONL; with --vary the whole "
-        "grid at each of them."
+        help="Points in a CSV or JSONL, fields in the first line; with --vary a grid at each."
     ),
 ]
 Zip = Annotated[
     bool,
-    Parameter(negative="", help="Go through the fields of --vary side by side, not as a grid."),
+    Parameter(negative="", help="Go through --vary side by side, not as a grid."),
 ]
 Engine = Annotated[
     Literal["auto", "simpy", "compiled"],
-    Parameter(help="What simulates; auto: the compiled engine for large programs."),
+    Parameter(help="What simulates; auto: the compiled one for large programs."),
 ]
 Figures = Annotated[
     Literal["all", "time"],
     Parameter(
-        help="What results hold: all that simulate --json prints, or time, throughput and peak "
-        "memory alone, which takes a millisecond where spans take seconds."
+        help="All that simulate --json prints, or time, throughput and memory alone: quicker."
     ),
 ]
-Jobs = Annotated[
-    int | None, Parameter(help="Processes on this machine; as many as it has cores unless given.")
-]
+Jobs = Annotated[int | None, Parameter(help="Processes on this machine; one a core unless given.")]
 Cluster = Annotated[
-    str, Parameter(help="Use the workers of a dask scheduler instead, as tcp://host:8786.")
+    str, Parameter(help="The workers of a dask scheduler instead, as tcp://host:8786.")
 ]
 Shard = Annotated[
     str,
-    Parameter(
-        help="Only a part of the points, as 3/16: those whose index leaves 3 when divided by 16."
-    ),
+    Parameter(help="A part of the points, as 3/16: those whose index leaves 3 divided by 16."),
 ]
 RetryFailed = Annotated[
-    bool, Parameter(negative="", help="Try points again that the results have as failed.")
+    bool, Parameter(negative="", help="Try the failed points of the results again.")
 ]
