@@ -28,9 +28,6 @@ from sim.schedule.generators import GENERATORS, interleaved
 from sim.schedule.lowering import lower
 from sim.schedule.schedule import Schedule
 from sim.schedule.torch_csv import compute_csv, program_csv, read_csv
-from sim.timeline.memory import MemoryCurve
-from sim.timeline.spans import Timeline
-from sim.timeline.trace import chrome_trace
 
 
 class InputError(ValueError):
@@ -195,13 +192,6 @@ def export_schedule(found: Schedule, output: Path | None, *, messages: bool, for
         return
     write_whole(output, text, force=force)
     console.wrote((output,), as_json=False)
-
-
-def write_trace(
-    path: Path, timeline: Timeline, curves: Sequence[MemoryCurve], *, force: bool
-) -> None:
-    """Write a timeline as a gzipped Chrome trace."""
-    write_whole(path, chrome_trace(timeline, curves), force=force)
 
 
 def write_report(

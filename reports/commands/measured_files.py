@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reports.commands.files import InputError, command_line, write_report, write_trace
+from reports.commands.files import InputError, command_line, write_report
+from reports.commands.trace_files import write_measured_trace
 from scenarios.loader import Loaded, load
 from scenarios.writing import write_whole
 from sim.comparison import Comparison, compare
@@ -83,7 +84,7 @@ def keep_run(
     if output is not None:
         write_measurements([measurement], output, force=force)
     if trace is not None:
-        write_trace(trace, measurement.typical, (), force=force)
+        write_measured_trace(trace, measurement, force=force)
     if report is not None:
         prediction = predict(loaded.scenario, used, draws=DRAWS if used else 0)
         write_report(report, prediction, loaded, measurement=measurement, force=force)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.commands import files, scenario_files
+from reports.commands import files, scenario_files, trace_files
 from reports.terminal import basics as terminal
 from reports.terminal import console
 from sim.engine.choice import Engine
@@ -43,7 +43,7 @@ def simulate(
     if found.note is not None:
         sys.stderr.write(f"note: {found.note}\n")
     if trace is not None:
-        files.write_trace(trace, found.timeline, found.memory or (), force=force)
+        trace_files.write_predicted_trace(trace, found, force=force)
     if report is not None:
         files.write_report(report, found, loaded, force=force)
     terminal.show_prediction(found, as_json=as_json)
