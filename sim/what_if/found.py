@@ -13,14 +13,15 @@ from sim.planner.layouts.found import Sensitivity
 class Freed:
     """The iteration, were something free: simulated again without it.
 
-    what: its name, as `tensor_parallel` (a category of costs) or `bubble` (stages of equal length,
-    enough microbatches); words: as a reader calls it. share: of rank-time that it takes now.
-    iteration_ns: without it. gain: how much shorter the iteration is then, as a fraction of it.
+    what: its name, as `tensor_parallel` (a category of costs) or `bubble` (`sim.what_if.freeing`
+    has them all); words: as a reader calls it. share: of rank-time that it takes now; None where
+    that is not counted apart. iteration_ns: without it.
+    gain: how much shorter the iteration is then, as a fraction of it; below 0 where it is longer.
     """
 
     what: str
     words: str
-    share: float
+    share: float | None
     iteration_ns: int
     gain: float
 
@@ -30,7 +31,8 @@ class Neighbour:
     """A layout that differs from the given one in one decision, all else as it is.
 
     field, value: what is otherwise, as in a plan (`micro_batch`, `2`); where another field has to
-    follow (data with tensor), `plan` has both and `field` the one that was meant.
+    follow (data with tensor), `plan` has both, `field` the one that was meant and `also` the other
+    one (`data 4`).
     iteration_ns: simulated; None where it does not fit in memory and so was not simulated.
     peak_bytes: of the fullest rank, exact. days, dollars: of the whole run; None where unknown.
     slower: its time over the given one's, less 1; None without a time.
@@ -47,6 +49,7 @@ class Neighbour:
     days: float | None
     dollars: float | None
     on_front: bool
+    also: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,10 @@ class BreakEven:
 
     input, field: as of a Sensitivity. now, at: its value in the scenario, and where the two are
     equal, both in the field's own unit (`unit`: bytes/s, s, bytes, fraction).
-    below: whether the neighbour is faster below `at` (else above).
+    below: whether the neighbour is faster below `at` (else above). For the device's memory: whether
+    below `at` the given layout no longer fits, and the neighbour does (else above it the neighbour,
+    which is faster, fits as well).
+    iteration_ns: of both at `at`; for the device's memory, of the neighbour.
     """
 
     input: str
@@ -65,6 +71,7 @@ class BreakEven:
     at: float
     below: bool
     neighbour: Neighbour
+    iteration_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +106,7 @@ class WhatIf:
     freed: most gain first. neighbours: fastest first, those that do not fit last.
     sensitivities: largest effect first. break_evens: nearest to the scenario's own value first.
     scaling: by kind, then by devices. left_out: in words, what was not asked and why.
+    plan: the given one, from which neighbours differ.
     """
 
     iteration_ns: int
@@ -109,3 +117,4 @@ class WhatIf:
     break_evens: tuple[BreakEven, ...] = ()
     scaling: tuple[ScalingPoint, ...] = ()
     left_out: tuple[str, ...] = ()
+    plan: Plan | None = None
