@@ -1,9 +1,11 @@
 "use strict";
-/* Timelines on a canvas: rows of spans, zoomed by dragging, with a tip for each span. */
+/* Timelines on a canvas: rows of spans, zoomed by dragging or by keys, with a tip for each span. */
 const Gantt = (() => {
   const GUTTER = 46, AXIS = 30, TOP = 4, HEAD = 24;
   /* Where rows lie that the view leaves out. */
   const HIDDEN = -1e6;
+  const KEYS = "Keys: ← → move, + − zoom, Home shows all, ↑ ↓ choose a lane, "
+    + "Shift with ← → the blocks in it, Escape lets go.";
   const CAUSES = [
     "", "activations", "gradients", "its activations to be taken", "its gradients to be taken",
     "the other ranks of the reduction", "nothing on record",
@@ -57,29 +59,44 @@ const Gantt = (() => {
       this.holder = figure.querySelector(".drawing");
       this.canvas = document.createElement("canvas");
       this.canvas.tabIndex = 0;
-      this.canvas.setAttribute("aria-label", "Timeline: arrow keys move, plus and minus zoom");
+      this.said = figure.querySelector(".said");
+      const title = figure.querySelector("figcaption").textContent;
+      const named = { role: "application", "aria-roledescription": "timeline", "aria-label": title };
+      const about = { ...named, "aria-describedby": this.said.id };
+      for (const [name, value] of Object.entries(about)) this.canvas.setAttribute(name, value);
+      ["role", "aria-label"].forEach((name) => this.holder.removeAttribute(name));
       this.holder.append(this.canvas);
+      this.lane = 0;
+      this.chosen = null;
       this.addButtons(figure.querySelector(".views"));
       this.listen();
       this.select(this.views.length > 1 && this.bins ? 1 : 0);
     }
 
     addButtons(holder) {
-      this.buttons = this.views.map((view, index) => {
+      const made = (text, act) => {
         const button = document.createElement("button");
         button.type = "button";
-        button.textContent = view.name;
-        button.addEventListener("click", () => this.select(index));
+        button.textContent = text;
+        button.addEventListener("click", act);
+        holder.append(button);
         return button;
+      };
+      this.buttons = this.views.map((view, index) => {
+        const text = index ? view.name : `Fit ${view.name.toLowerCase()}`;
+        return made(text, () => this.select(index));
       });
-      if (this.views.length > 1) holder.append(...this.buttons);
-      else holder.remove();
+      made("+", () => this.closer(2 / 3)).setAttribute("aria-label", "+ Zoom in");
+      made("−", () => this.closer(3 / 2)).setAttribute("aria-label", "− Zoom out");
     }
 
     select(index) {
       this.view = this.views[index];
       this.low = this.view.start;
       this.high = this.view.end;
+      this.chosen = null;
+      this.said.textContent = "";
+      this.lane = (this.view.rows ?? [0])[0];
       this.mark(index);
       this.group();
       this.draw();
@@ -106,6 +123,62 @@ const Gantt = (() => {
       this.high = this.low + width;
       this.mark(-1);
       this.draw();
+    }
+
+    /* Back to the whole of what can be seen without another of the views. */
+    fit() {
+      const own = this.data.overview || this.view.rows;
+      this.select(own ? this.views.indexOf(this.view) : 0);
+    }
+
+    /* Another width, by a factor, about the block chosen or else the middle. */
+    closer(factor) {
+      const [begin, end] = this.chosen === null ? [this.low, this.high] : this.times(this.chosen);
+      const middle = Math.min(Math.max((begin + end) / 2, this.low), this.high);
+      this.zoom(middle - (middle - this.low) * factor, middle + (this.high - middle) * factor);
+    }
+
+    times(i) {
+      const unit = this.data.unit_ns, begin = this.spans.start[i] * unit;
+      return [begin, begin + this.spans.length[i] * unit];
+    }
+
+    /* Puts a ring around a block, says in words what it is, and moves it into view. */
+    choose(i) {
+      this.chosen = i;
+      this.lane = this.spans.row[i];
+      this.said.textContent = this.describe({ span: i }).replaceAll("\n", "; ");
+      const [begin, end] = this.times(i), width = this.high - this.low;
+      if (begin >= this.high || end <= this.low) {
+        const low = (begin + end - width) / 2;
+        this.zoom(low, low + width);
+      } else this.draw();
+    }
+
+    letGo() {
+      this.chosen = null;
+      this.said.textContent = "";
+      this.draw();
+    }
+
+    /* The next block of the lane, or the one before; at first the first in view. */
+    step(by) {
+      const own = this.byRow[this.lane];
+      const at = this.chosen === null ? -1 : own.indexOf(this.chosen);
+      const first = own.findIndex((i) => this.times(i)[1] > this.low);
+      const next = at < 0 ? first : at + by;
+      if (own[next] !== undefined) this.choose(own[next]);
+      else if (this.view.coarse) this.said.textContent = "The other parts show single blocks.";
+    }
+
+    /* The lane above or below; its block nearest to the one chosen, or to the middle. */
+    climb(by) {
+      const [from, to] = this.view.rows ?? [0, this.data.rows.length];
+      const [begin, end] = this.chosen === null ? [this.low, this.high] : this.times(this.chosen);
+      const lane = this.chosen === null ? this.lane : this.lane + by;
+      if (lane < from || lane >= to || !this.byRow[lane].length) return this.step(0);
+      const away = (i) => Math.abs(this.times(i)[0] + this.times(i)[1] - begin - end);
+      this.choose(this.byRow[lane].reduce((best, i) => (away(i) < away(best) ? i : best)));
     }
 
     layout() {
@@ -261,6 +334,7 @@ const Gantt = (() => {
         this.marks++;
         if (s.style[i] === transfer) {
           c.fillRect(x0, top + height - thin, Math.max(0.6, wide), thin);
+          if (i === this.chosen) this.ring(x0, top + height - thin - 1, wide, thin + 1);
           continue;
         }
         c.fillRect(x0, top, Math.max(0.6, wide - (wide > 4 ? 1 : wide > 2 ? 0.5 : 0)), block);
@@ -274,7 +348,16 @@ const Gantt = (() => {
             c.fillText(text, (Math.max(x0, this.left) + Math.min(x1, this.width - 10)) / 2, top + block / 2 + 0.5);
           }
         }
+        if (i === this.chosen) this.ring(x0, top, wide, block);
       }
+    }
+
+    ring(x, y, width, height) {
+      const c = this.c;
+      c.lineWidth = 2;
+      c.strokeStyle = this.palette("--ink");
+      c.strokeRect(x + 1, y + 1, Math.max(2, width - 2), height - 2);
+      c.lineWidth = 1;
     }
 
     /* The slices of a microbatch as [context, tokens]; null where it is whole. */
@@ -356,10 +439,16 @@ const Gantt = (() => {
         const [px, py] = place(event);
         if (dragging !== null) {
           tip.hidden = true;
+          if (event.pointerType === "touch") {
+            const by = (dragging.px - px) / this.scale;
+            dragging = { px, from: dragging.from };
+            this.zoom(this.low + by, this.high + by);
+            return;
+          }
           this.draw();
           this.c.fillStyle = this.palette("--accent");
           this.c.globalAlpha = 0.18;
-          this.c.fillRect(Math.min(dragging, px), 0, Math.abs(px - dragging), this.body);
+          this.c.fillRect(Math.min(dragging.from, px), 0, Math.abs(px - dragging.from), this.body);
           this.c.globalAlpha = 1;
           return;
         }
@@ -374,32 +463,47 @@ const Gantt = (() => {
       });
       canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
       canvas.addEventListener("pointerdown", (event) => {
-        if (event.button !== 0 || event.pointerType === "touch") return;
-        dragging = place(event)[0];
+        if (event.button !== 0) return;
+        const [px] = place(event);
+        dragging = { px, from: px };
         canvas.setPointerCapture(event.pointerId);
       });
       canvas.addEventListener("pointerup", (event) => {
         if (dragging === null) return;
-        const ends = [dragging, place(event)[0]].sort((a, b) => a - b);
+        const [px, py] = place(event), ends = [dragging.from, px].sort((a, b) => a - b);
         dragging = null;
         const times = ends.map((px) => this.low + (Math.max(px, this.left) - this.left) / this.scale);
-        if (ends[1] - ends[0] > 5) this.zoom(times[0], times[1]);
-        else this.draw();
+        const hit = this.at(px, py);
+        if (ends[1] - ends[0] > 5) {
+          if (event.pointerType !== "touch") this.zoom(times[0], times[1]);
+        } else if (hit && hit.span !== undefined) this.choose(hit.span);
+        else if (hit) this.said.textContent = this.describe(hit).replaceAll("\n", "; ");
+        else this.letGo();
       });
       canvas.addEventListener("pointercancel", () => { dragging = null; this.draw(); });
       canvas.addEventListener("dblclick", () => this.select(this.views.indexOf(this.view)));
+      canvas.addEventListener("focus", () => {
+        if (canvas.matches(":focus-visible") && !this.said.textContent) this.said.textContent = KEYS;
+      });
       canvas.addEventListener("keydown", (event) => {
-        const width = this.high - this.low, middle = (this.low + this.high) / 2;
-        const change = {
-          ArrowLeft: [this.low - width / 5, this.high - width / 5],
-          ArrowRight: [this.low + width / 5, this.high + width / 5],
-          "+": [middle - width / 3, middle + width / 3],
-          "=": [middle - width / 3, middle + width / 3],
-          "-": [middle - width * 0.75, middle + width * 0.75],
-        }[event.key];
-        if (!change) return;
+        if (event.ctrlKey || event.altKey || event.metaKey) return;
+        const fifth = (this.high - this.low) / 5;
+        const act = {
+          ArrowLeft: () => this.zoom(this.low - fifth, this.high - fifth),
+          ArrowRight: () => this.zoom(this.low + fifth, this.high + fifth),
+          "Shift ArrowLeft": () => this.step(-1),
+          "Shift ArrowRight": () => this.step(1),
+          ArrowUp: () => this.climb(-1),
+          ArrowDown: () => this.climb(1),
+          "+": () => this.closer(2 / 3),
+          "=": () => this.closer(2 / 3),
+          "-": () => this.closer(3 / 2),
+          Home: () => this.fit(),
+          Escape: () => this.letGo(),
+        }[event.shiftKey && event.key.length > 1 ? `Shift ${event.key}` : event.key];
+        if (!act) return;
         event.preventDefault();
-        this.zoom(change[0], change[1]);
+        act();
       });
     }
   }
