@@ -107,7 +107,10 @@ def fill(
     style = _text("templates/style.css")
     scripts = [
         _text(f"{name}.js")
-        for name in ("assets/plotly-cartesian.min", "templates/gantt", "templates/charts")
+        for name in (
+            "assets/plotly-cartesian.min",
+            *(f"templates/{own}" for own in ("gantt", "charts", "sorting", "reading")),
+        )
     ]
     return _template().render(
         policy=_policy(scripts, [style, _EMPTY_STYLE]),
