@@ -180,13 +180,32 @@ def _fixed_ns(group: Group, cluster: Cluster) -> float:
     return float(cluster.device.efficiency.collective_launch) if group.size > 1 else 0.0
 
 
+def takes_tree(payload_bytes: float, group: Group, cluster: Cluster) -> bool:
+    """Whether `all_reduce_ns` goes by tree: within the node, or across nodes over the shards."""
+    n, k = group.per_node, group.nodes
+    if k == 1:
+        within = cluster.intra_node
+        forms = _ring_and_tree_ns(payload_bytes, n, within.latency, bytes_per_ns(within))
+    else:
+        across = across_bytes_per_ns(group, cluster)
+        forms = _ring_and_tree_ns(payload_bytes / n, k, cluster.inter_node.latency, across)
+    return forms[1] is not None and forms[1] < forms[0]
+
+
 def _all_reduce_ns(payload_bytes: float, n: int, latency_ns: float, rate: float) -> float:
     """The cheaper of ring and tree over n equal devices; `rate` in bytes per nanosecond."""
+    ring, tree = _ring_and_tree_ns(payload_bytes, n, latency_ns, rate)
+    return ring if tree is None else -larger(-ring, -tree)
+
+
+def _ring_and_tree_ns(
+    payload_bytes: float, n: int, latency_ns: float, rate: float
+) -> tuple[float, float | None]:
+    """Both, of two devices only the ring."""
     ring = 2 * _half_ns(payload_bytes, n, latency_ns, rate)
     if n <= 2:
-        return ring
-    tree = 2 * math.ceil(math.log2(n)) * latency_ns + 2 * payload_bytes / rate
-    return -larger(-ring, -tree)
+        return ring, None
+    return ring, 2 * math.ceil(math.log2(n)) * latency_ns + 2 * payload_bytes / rate
 
 
 def _half_ns(payload_bytes: float, n: int, latency_ns: float, rate: float) -> float:

@@ -44,12 +44,10 @@ def gradient_reduction(
     def time_of(payload_bytes: float) -> float:
         return launch + reduce(payload_bytes, group, cluster)
 
-    width = PRECISION_BYTES[plan.reduced_precision]
     made = _gradients(setup, part.active)
-    sizes = tuple(size * width for _, size in made)
     if plan.gradient_reduction == "after":
-        return rounded({"data_parallel": time_of(sum(sizes))})
-    buckets = bucketed(sizes, plan.gradient_bucket)
+        return rounded({"data_parallel": time_of(_bytes_of(made, setup))})
+    buckets = gradient_buckets(setup, part)
     durations = [time_of(plan.gradient_bucket)] * buckets.num_full
     if buckets.rest:
         durations.append(time_of(buckets.rest))
@@ -63,19 +61,40 @@ def gradient_reduction(
     return replace(cost, hidden_ns=round(hidden * (1.0 - slowdown)))
 
 
+def gradient_buckets(setup: Setup, part: StagePart) -> Buckets:
+    """In what buckets a stage's gradients are reduced; all in one that is not full, after the
+    passes."""
+    made = _gradients(setup, part.active)
+    if setup.plan.gradient_reduction == "after":
+        return Buckets(0, _bytes_of(made, setup), ())
+    width = PRECISION_BYTES[setup.plan.reduced_precision]
+    return bucketed(tuple(size * width for _, size in made), setup.plan.gradient_bucket)
+
+
+def _bytes_of(made: Sequence[tuple[Part, int]], setup: Setup) -> int:
+    return sum(size for _, size in made) * PRECISION_BYTES[setup.plan.reduced_precision]
+
+
 def _gradients(setup: Setup, part: StagePart) -> list[tuple[Part, int]]:
     """Parts and their numbers of gradients in the order in which a backward pass makes them: head,
     layers from the last to the first, embedding; a tied table that both ends of one stage use is
     complete with the embedding."""
-    sizes = dict(part_parameters(part, setup.scenario))
-    if part.head and part.embedding and setup.model.shares_table:
-        sizes["head"] -= token_table_parameters(setup.model, setup.plan.tensor)
+    sizes = gradient_sizes(setup, part)
     numbers: dict[Part, int] = {
         "head": int(part.head),
         "layer": part.num_layers,
         "embedding": int(part.embedding),
     }
     return [(which, sizes[which]) for which, number in numbers.items() for _ in range(number)]
+
+
+def gradient_sizes(setup: Setup, part: StagePart) -> Mapping[str, int]:
+    """Gradients of one layer, of the embedding and of the head, as far as a stage has them; those
+    of a tied table that both ends of it use count with the embedding."""
+    sizes = dict(part_parameters(part, setup.scenario))
+    if part.head and part.embedding and setup.model.shares_table:
+        sizes["head"] -= token_table_parameters(setup.model, setup.plan.tensor)
+    return sizes
 
 
 def _left_ns(durations_ns: Sequence[float]) -> list[float]:
@@ -167,9 +186,7 @@ def sharded_times(setup: Setup, part: StagePart, times: PartTimes, passes: PassT
         return {**once, "layer": once["layer"] + more}
 
     gathers = each(PRECISION_BYTES[plan.precision], all_gather_ns, counts, LAYER_MATRICES)
-    made = dict(counts)
-    if part.head and part.embedding and setup.model.shares_table:
-        made["head"] -= token_table_parameters(setup.model, plan.tensor)
+    made = gradient_sizes(setup, part)
     scatters = each(PRECISION_BYTES[plan.reduced_precision], reduce_scatter_ns, made, 1)
     numbers = {"layer": part.num_layers, "embedding": 1, "head": 1}
     first: Part = "embedding" if part.embedding else "layer"

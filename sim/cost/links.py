@@ -131,6 +131,17 @@ class Network:
         )
 
 
+def message_ends(where: Placed, sender: int, receiver: int) -> list[tuple[int, int]]:
+    """The (sending, receiving) devices of a message's copies between two pipeline ranks."""
+    held = devices_placed(where)
+    sources, targets = held[sender], held[receiver]
+    if where.broadcast_messages:
+        t, onward = where.tensor, sender < receiver
+        sources = sources[t - 1 :: t] if onward else sources[::t]
+        targets = targets[::t] if onward else targets[t - 1 :: t]
+    return list(zip(sources, targets, strict=True))
+
+
 class Route(NamedTuple):
     """Of a message's copies the one that takes longest: how many share its NIC (0 within a node),
     and the links that it holds."""
@@ -148,13 +159,7 @@ def route_of(where: Placed, cluster: Cluster, sender: int, receiver: int) -> Rou
 def _route(
     where: Placed, devices_per_node: int, nics_per_node: int, sender: int, receiver: int
 ) -> Route:
-    held = devices_placed(where)
-    sources, targets = held[sender], held[receiver]
-    if where.broadcast_messages:
-        t, onward = where.tensor, sender < receiver
-        sources = sources[t - 1 :: t] if onward else sources[::t]
-        targets = targets[::t] if onward else targets[t - 1 :: t]
-    pairs = list(zip(sources, targets, strict=True))
+    pairs = message_ends(where, sender, receiver)
     crossing = [(a, b) for a, b in pairs if a // devices_per_node != b // devices_per_node]
     if not crossing:
         source, target = pairs[0]

@@ -286,9 +286,7 @@ def message(setup: Setup, sender: int, receiver: int, tokens: int) -> tuple[Tran
     broadcast in the receivers' group. Posting and unpacking cost a launch each.
     """
     plan, cluster = setup.plan, setup.cluster
-    whole = PRECISION_BYTES[plan.precision] * plan.micro_batch * tokens * setup.model.hidden
-    scattered = (plan.scatter_gather or plan.sequence_parallel) and plan.tensor > 1
-    payload = -(-whole // plan.tensor) if scattered else whole
+    whole, payload, scattered = message_payload(setup, tokens)
     launch = float(cluster.device.efficiency.launch)
     transfer = setup.network.transfer(sender, receiver, payload)
     unpack: Parts = {"launch": launch}
@@ -301,6 +299,15 @@ def message(setup: Setup, sender: int, receiver: int, tokens: int) -> tuple[Tran
     return transfer, {"launch": launch}, unpack
 
 
+def message_payload(setup: Setup, tokens: int) -> tuple[int, int, bool]:
+    """The bytes of a message, those that each sending device sends of it, and whether that is a
+    share."""
+    plan = setup.plan
+    whole = PRECISION_BYTES[plan.precision] * plan.micro_batch * tokens * setup.model.hidden
+    scattered = (plan.scatter_gather or plan.sequence_parallel) and plan.tensor > 1
+    return whole, -(-whole // plan.tensor) if scattered else whole, scattered
+
+
 def exchange(setup: Setup) -> Parts:
     """The host's time over one exchange of blocking messages: it waits for the device, which then
     stands still until the host has filled its queue anew."""
@@ -309,13 +316,22 @@ def exchange(setup: Setup) -> Parts:
 
 def tied_reduction(setup: Setup, ranks: Sequence[int]) -> Parts:
     """The all-reduce of the shared token table's gradient between the ranks that hold it."""
-    table = token_table_parameters(setup.model, setup.plan.tensor)
-    payload = table * PRECISION_BYTES[setup.plan.reduced_precision]
+    payload = tied_bytes(setup)
     if len(ranks) < 2 or not payload:
         return {}
     group = tied_group(setup.cluster, setup.plan, ranks)
     launch = setup.cluster.device.efficiency.launch
     return {"tied_embedding": launch + all_reduce_ns(payload, group, setup.cluster)}
+
+
+def tied_bytes(setup: Setup) -> int:
+    """The bytes of the shared token table's gradient on a device."""
+    table = token_table_parameters(setup.model, setup.plan.tensor)
+    return table * PRECISION_BYTES[setup.plan.reduced_precision]
+
+
+NORM_BYTES = 4
+"""One number, of which the gradient norm is an all-reduce over all devices."""
 
 
 def gradient_norm(setup: Setup, parameters: int) -> Parts:
@@ -324,7 +340,7 @@ def gradient_norm(setup: Setup, parameters: int) -> Parts:
     plan, device = setup.plan, setup.cluster.device
     payload = updated_parameters(parameters, plan) * PRECISION_BYTES[plan.reduced_precision]
     group = whole_group(setup.cluster, plan)
-    scalar = all_reduce_ns(4, group, setup.cluster)
+    scalar = all_reduce_ns(NORM_BYTES, group, setup.cluster)
     return {"gradient_norm": 2 * device.efficiency.launch + traffic_ns(payload, device) + scalar}
 
 
