@@ -23,7 +23,8 @@ from sim.planner.layouts.desk import Desk, MakeEvaluator
 from sim.planner.layouts.evaluation import Evaluator
 from sim.planner.layouts.found import Candidate, Objective, PlanSearch, Progress
 from sim.planner.layouts.front import cost, front
-from sim.planner.layouts.sensitivity import MORE, sensitivities
+from sim.planner.layouts.inputs import MORE
+from sim.planner.layouts.sensitivity import sensitivities
 from sim.planner.layouts.space import CannotPlan, divisors
 from sim.planner.layouts.workers import Workers
 

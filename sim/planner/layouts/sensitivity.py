@@ -3,64 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
-from typing import Any
 
-from scenarios.schema import Plan, Scenario
-from sim.cost.measured import fitted_cluster
-from sim.cost.profile import Profile
+from scenarios.schema import Plan
 from sim.planner.layouts.area import Area, by_bound
-from sim.planner.layouts.desk import Inputs
 from sim.planner.layouts.found import Alternative, Candidate, Sensitivity
-from sim.planner.layouts.plans import scenario_with
+from sim.planner.layouts.inputs import FACTORS, INPUTS, MEMORY, changed
 
-MORE = 1.2
-FACTORS = (0.8, MORE)
 NEAR = 0.25
 """How much slower than the winner a layout may be that is tried under other inputs."""
 MOST = 24
-_MEMORY = "device.memory"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Input:
-    """An input: in words, its field in the cluster, the name of it in a profile where it has one,
-    and the largest value it can have."""
-
-    words: str
-    field: str
-    fitted: str | None = None
-    most: float | None = None
-
-
-INPUTS = (
-    Input(
-        words="matrix product efficiency",
-        field="device.efficiency.matmul_max",
-        fitted="matmul_max",
-        most=1.0,
-    ),
-    Input(words="memory bandwidth", field="device.memory_bandwidth"),
-    Input(words="bandwidth within a node", field="intra_node.bandwidth"),
-    Input(words="bandwidth between nodes", field="inter_node.bandwidth"),
-    Input(
-        words="latency within a node",
-        field="intra_node.latency",
-        fitted="intra_node.latency",
-    ),
-    Input(
-        words="latency between nodes",
-        field="inter_node.latency",
-        fitted="inter_node.latency",
-    ),
-    Input(
-        words="overhead of a message",
-        field="device.efficiency.message_overhead",
-        fitted="message_overhead",
-    ),
-    Input(words="device memory", field=_MEMORY),
-)
 
 
 def sensitivities(
@@ -74,13 +25,13 @@ def sensitivities(
     """
     winner = area.candidate(area.ranked()[0])
     near = _near(winner, ranked, alternatives)
-    inputs = [one for one in INPUTS if one.field != _MEMORY]
-    changed = [
-        _changed(area.space.scenario, area.desk.profile, one, factor)
+    inputs = [one for one in INPUTS if one.field != MEMORY]
+    scenarios = [
+        changed(area.space.scenario, area.desk.profile, one, factor)
         for one in inputs
         for factor in FACTORS
     ]
-    calls = [("iterations_with", (inputs_, near)) for inputs_, _ in changed]
+    calls = [("iterations_with", (inputs_, near)) for inputs_, _ in scenarios]
     times: list[list[int | None]] = [[] for _ in calls]
     for number, found in area.workers.run(calls):
         times[number] = found
@@ -93,8 +44,8 @@ def sensitivities(
             Sensitivity(
                 input=one.words,
                 field=f"cluster.{one.field}",
-                low=changed[low][1],
-                high=changed[high][1],
+                low=scenarios[low][1],
+                high=scenarios[high][1],
                 low_ns=ends[0][0],
                 high_ns=ends[1][0],
                 overtaken_low=ends[0][1],
@@ -128,34 +79,6 @@ def _best(plans: Sequence[Plan], times: Sequence[int | None]) -> tuple[int, Plan
     return own, plans[number] if best < own else None
 
 
-def _changed(
-    scenario: Scenario, profile: Profile | None, one: Input, factor: float
-) -> tuple[Inputs, float]:
-    """A scenario whose input is so many times as large, and the factor, which is smaller where the
-    input cannot be as large. What a profile has fitted to it is put into the cluster first."""
-    cluster = scenario.cluster
-    assert cluster is not None
-    fitted = profile.efficiency if profile is not None else {}
-    if profile is not None and one.fitted is not None and one.fitted in fitted:
-        cluster = fitted_cluster(cluster, {one.fitted: fitted[one.fitted]})
-        left = {name: f for name, f in fitted.items() if name != one.fitted}
-        profile = replace(profile, efficiency=left)
-    value = reduce(getattr, one.field.split("."), cluster)
-    if one.most is not None:
-        factor = min(factor, one.most / float(value))  # type: ignore[arg-type]
-    cluster = _put(cluster, one.field.split("."), factor)
-    return Inputs(scenario_with(scenario, scenario.plan, cluster), profile), factor
-
-
-def _put(owner: Any, path: Sequence[str], factor: float) -> Any:
-    """A part of a cluster with one of its numbers so many times as large, whole where it was."""
-    value = getattr(owner, path[0])
-    if len(path) > 1:
-        return replace(owner, **{path[0]: _put(value, path[1:], factor)})
-    scaled = value * factor
-    return replace(owner, **{path[0]: round(scaled) if isinstance(value, int) else scaled})
-
-
 def _memory(area: Area, winner: Candidate) -> Sensitivity | None:
     """None where nothing fits in less memory."""
     low, high = FACTORS
@@ -176,7 +99,7 @@ def _memory(area: Area, winner: Candidate) -> Sensitivity | None:
             best, larger = wide.times[int(position)], wide.plan(int(position))
     return Sensitivity(
         input="device memory",
-        field=f"cluster.{_MEMORY}",
+        field=f"cluster.{MEMORY}",
         low=low,
         high=high,
         low_ns=smaller.iteration_ns,

@@ -19,13 +19,10 @@ from functools import cached_property
 from itertools import product
 from typing import NamedTuple, TypeAlias, get_args, get_type_hints
 
-import numpy as np
-
 from scenarios.resizing import resized
 from scenarios.rules import RULES, Rule
 from scenarios.schema import Plan, Scenario
-from sim.cost.links import Network
-from sim.cost.processors import processor_of
+from sim.planner.layouts.placements import distinct_placements
 from sim.planner.layouts.plans import plan_with, scenario_with
 
 DIMENSIONS = (
@@ -339,21 +336,12 @@ class LayoutSpace:
         )
 
     def _distinct(self, changes: Changes) -> tuple[str, ...]:
-        """The placements that differ in which ranks share a node, a NIC or a processor."""
         degrees = _int(changes["pipeline"]), _int(changes["data"]), _int(changes["tensor"])
         if degrees not in self._placements:
             cluster = self.scenario.cluster
             assert cluster is not None
-            network = Network(cluster=cluster, plan=self.scenario.plan)
-            devices = range(self.num_devices)
-            shared = [[f(device) for device in devices] for f in (network.node_of, network.nic_of)]
-            if cluster.processors_per_node is not None:
-                shared.append([processor_of(device, cluster) for device in devices])
-            found: dict[tuple[bytes, ...], str] = {}
-            for placement in map(str, self._values("placement")):
-                held = _devices(placement, *degrees)
-                found.setdefault(tuple(_alike(np.array(s)[held]) for s in shared), placement)
-            self._placements[degrees] = tuple(found.values())
+            names = map(str, self._values("placement"))
+            self._placements[degrees] = distinct_placements(cluster, degrees, names)
         return self._placements[degrees]
 
 
@@ -403,25 +391,6 @@ def _check(scenario: Scenario, only: Mapping[str, tuple[object, ...]]) -> None:
 def _rules_reading(names: Sequence[str]) -> tuple[Rule, ...]:
     reads = {f"plan.{name}" for name in names}
     return tuple(rule for rule in RULES if reads.intersection(rule.reads))
-
-
-def _devices(placement: str, pipeline: int, data: int, tensor: int) -> np.ndarray:
-    """The device of every rank, tensor innermost, then data, then pipeline."""
-    sizes = {"pipeline": pipeline, "data": data, "tensor": tensor}
-    found, step = np.zeros((pipeline, data, tensor), np.int64), 1
-    for axis in placement.split("-"):
-        shape = [size if name == axis else 1 for name, size in sizes.items()]
-        found += step * np.arange(sizes[axis]).reshape(shape)
-        step *= sizes[axis]
-    return found.ravel()
-
-
-def _alike(labels: np.ndarray) -> bytes:
-    """Which ranks have the same label, whatever it is: labels numbered as they first appear."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    numbers = np.empty(len(first), np.int32)
-    numbers[np.argsort(first)] = np.arange(len(first))
-    return numbers[inverse].tobytes()
 
 
 def divisors(number: int) -> tuple[int, ...]:

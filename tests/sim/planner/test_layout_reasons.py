@@ -11,9 +11,9 @@ from scenarios.schema import Plan, Scenario
 from sim.cost.profile import Fitted, Profile
 from sim.planner.layouts.alternatives import written_value
 from sim.planner.layouts.found import Candidate, PlanSearch, Sensitivity
+from sim.planner.layouts.inputs import INPUTS
 from sim.planner.layouts.reasons import Seen, does_not_fit, why_slower
 from sim.planner.layouts.search import search
-from sim.planner.layouts.sensitivity import INPUTS
 from sim.planner.layouts.space import LayoutSpace
 from sim.prediction import predict
 from sim.schedule.build import build_schedule
