@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from scenarios.schema import PRECISION_BYTES, Cluster, Device, Link, Scenario
@@ -29,8 +28,8 @@ from sim.cost.modelled import (
     setup_of,
     tied_bytes,
 )
-from sim.cost.shapes import Pass
-from sim.prediction import Prediction
+from sim.cost.shapes import Part, Pass
+from sim.prediction import Prediction, without_collector
 from sim.schedule.actions import COMPUTE, FLUSH, SENDS, Action, Kind
 from sim.schedule.lowering import Program, peer, tied_ranks
 from sim.traffic.found import FLOWS, Flow, Traffic
@@ -45,7 +44,7 @@ from sim.workload.operations import (
     Work,
 )
 from sim.workload.parameters import part_parameters, stage_parameters
-from sim.workload.partition import StagePart, group_pieces, partition
+from sim.workload.partition import StagePart, partition
 from sim.workload.setting import Setting, settings_by_variant
 from sim.workload.transformer import embedding, head, layer
 
@@ -84,6 +83,11 @@ def traffic(prediction: Prediction) -> Traffic | None:
     cluster = scenario.cluster
     if cluster is not None and prediction.profile is not None:
         cluster = fitted_cluster(cluster, prediction.profile.efficiency)
+    with without_collector():
+        return _traffic(prediction, scenario, cluster)
+
+
+def _traffic(prediction: Prediction, scenario: Scenario, cluster: Cluster | None) -> Traffic:
     sent = sent_bytes(scenario, prediction.program, cluster)
     held = devices_by_rank(scenario.plan)
     rank_of = {device: rank for rank, devices in enumerate(held) for device in devices}
@@ -140,6 +144,7 @@ class _Counting:
         self.parts = partition(scenario, program.schedule.num_stages)
         self.actions = _counted(program, plan.variants)
         self.settings = settings_by_variant(scenario)
+        self.part_demands: dict[tuple[int, int], Mapping[Pass, Mapping[Part, Demand]]] = {}
 
     def passes(self) -> None:
         """Collectives of the tensor group in passes; with full sharding, those of replicas."""
@@ -152,8 +157,9 @@ class _Counting:
             rank = self.program.schedule.rank_of(key.stage, key.pipe)
             part, name = self.parts[key.stage], _PASS_OF[key.kind]
             if plan.tensor > 1:
-                setting = self.settings[key.variant][key.slice_index]
-                _add(tensor[rank], _tensor_demand(part, name, setting), times)
+                counts = part_counts(part, name)
+                for which, demand in self._demands_in(key.variant, key.slice_index)[name].items():
+                    _add(tensor[rank], demand, times * counts[which])
             if shards:
                 _add(gathers[rank], _gathered(self.setup, part, name), times)
                 _add(scatters[rank], _scattered(self.setup, part, name), times)
@@ -166,6 +172,13 @@ class _Counting:
         self._over_tensor("tensor_parallel", tensor)
         self._over_data("weight_gather", gathers)
         self._over_data("data_parallel", scatters)
+
+    def _demands_in(self, variant: int, slice_index: int) -> Mapping[Pass, Mapping[Part, Demand]]:
+        found = self.part_demands.get((variant, slice_index))
+        if found is None:
+            found = _part_demands(self.settings[variant][slice_index])
+            self.part_demands[variant, slice_index] = found
+        return found
 
     def messages(self) -> None:
         """Messages between pipeline ranks, and their spreading in the receivers' tensor group."""
@@ -180,8 +193,7 @@ class _Counting:
             kind, stage, slice_index, pipe, variant = key
             sender = schedule.rank_of(stage, pipe)
             receiver = peer(Action(kind, stage, 0, slice_index, pipe), schedule)
-            group = plan.variant_groups[variant]
-            tokens = group_pieces(group, self.setup.model.sequence)[slice_index].tokens
+            tokens = self.settings[variant][slice_index].tokens
             whole, payload, is_share = message_payload(setups[variant], tokens)
             between[sender, receiver] += times * payload
             if is_share and not plan.sequence_parallel:
@@ -304,29 +316,28 @@ def _counted(program: Program, variants: Sequence[int]) -> Counter[_Key]:
 
 
 def _add(demand: Demand, more: Demand, times: int) -> None:
+    if not times:
+        return
     for collective, number in more.items():
         demand[collective] += number * times
 
 
-def _tensor_demand(part: StagePart, name: Pass, setting: Setting) -> Demand:
-    """The collectives of the tensor group in a stage's pass."""
-    found: Demand = Counter()
-    of_parts = dict(zip(("layer", "embedding", "head"), _part_demands(setting, name), strict=True))
-    for which, count in part_counts(part, name).items():
-        if count:
-            _add(found, of_parts[which], count)
-    return found
-
-
-@lru_cache(maxsize=1024)
-def _part_demands(setting: Setting, name: Pass) -> tuple[Demand, Demand, Demand]:
-    """Those of one layer, of the embedding and of the head."""
-    layer_work, embedding_work, head_work = layer(setting), embedding(setting), head(setting)
-    return (
-        _collectives(_operations(layer_work, name)),
-        _collectives(_operations(embedding_work, name)),
-        _collectives(_operations(head_work, name)),
-    )
+def _part_demands(setting: Setting) -> Mapping[Pass, Mapping[Part, Demand]]:
+    """The collectives of the tensor group in each pass of a layer, of the embedding, of the head,
+    where there are any."""
+    works: dict[Part, Work] = {
+        "layer": layer(setting),
+        "embedding": embedding(setting),
+        "head": head(setting),
+    }
+    return {
+        name: {
+            which: demand
+            for which, work in works.items()
+            if (demand := _collectives(_operations(work, name)))
+        }
+        for name in _PASS_OF.values()
+    }
 
 
 def _operations(work: Work, name: Pass) -> Iterator[Operation]:
