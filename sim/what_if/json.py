@@ -19,7 +19,8 @@ def what_if_json(found: WhatIf) -> dict[str, object]:
     that differ from the given one's alone.
     sensitivities: [{input, field, low, high, low_s, high_s, overtaken_low, overtaken_high}]: low
     and high are factors; who overtakes is a plan's fields that differ, or null.
-    break_evens: [{input, field, unit, now, at, below, iteration_s, neighbour: {field, value, also}}].
+    break_evens: [{input, field, unit, now, at, below, iteration_s, neighbour: {field, value,
+    also}}]: now and at in the unit: `bytes/s`, `s`, `bytes` or `fraction`.
     scaling: [{kind, num_devices, data, global_batch, iteration_s, tokens_per_s,
     model_tflops_per_gpu, efficiency, peak_memory_bytes, fits, training_days,
     training_cost_dollars, is_own}].
