@@ -153,7 +153,9 @@ def sweep(
     cluster: w.Cluster = "",
     shard: w.Shard = "",
     retry_failed: w.RetryFailed = False,
+    report: o.ReportFile = None,
     json: o.Json = False,
+    force: w.Force = False,
 ) -> int:
     """Simulate a scenario at many points, in parallel.
 
@@ -171,7 +173,16 @@ def sweep(
 
     where = sweeping.Where(jobs, cluster, shard)
     asked = sweeping.Asked(vary or (), points, zip, set or (), profile, engine, figures)
-    return sweeping.sweep(scenario, output, asked, where, retry_failed=retry_failed, as_json=json)
+    return sweeping.sweep(
+        scenario,
+        output,
+        asked,
+        where,
+        retry_failed=retry_failed,
+        report=report,
+        as_json=json,
+        force=force,
+    )
 
 
 @app.command

@@ -16,6 +16,7 @@ from sim.elastic_measurement import is_elastic_file
 from sim.loop import LoopResult
 from sim.measurement import Measurement, read_measurements, write_measurements
 from sim.prediction import Prediction, predict
+from sim.sweeps.reading import is_results_file
 from sim.variants import DRAWS, VariantsResult, as_measured, beside, variants_of
 
 _USAGE = (
@@ -129,7 +130,14 @@ def write_loop_report(
 
 
 def write_measured_report(path: Path, measured: Path, used: Profile | None, *, force: bool) -> None:
-    """Write the report of a measured file, with its prediction beside it."""
+    """Write the report of a measured file, beside its prediction, or of a sweep's results."""
+    if is_results_file(measured):
+        from reports.commands.sweeping import write_sweep_report
+
+        if used is not None:
+            raise InputError("--profile does nothing with a sweep's results: leave it out")
+        write_sweep_report(path, measured, force=force)
+        return
     if is_elastic_file(measured):
         from reports.commands import elastic_files
 

@@ -45,3 +45,11 @@ Shard = Annotated[
 RetryFailed = Annotated[
     bool, Parameter(negative="", help="Try the failed points of the results again.")
 ]
+Force = Annotated[
+    bool,
+    Parameter(
+        name="--force",
+        negative="",
+        help="Replace --report's file if it exists; results are kept in any case.",
+    ),
+]

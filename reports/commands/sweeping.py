@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reports.commands import files
+from reports.terminal import console
 from reports.terminal.sweep import Tally, advance, show_sweep, shown_progress
 from scenarios.base import Base
 from sim.engine.choice import Engine
@@ -51,12 +52,16 @@ def sweep(
     where: Where,
     *,
     retry_failed: bool = False,
+    report: Path | None = None,
     as_json: bool = False,
+    force: bool = False,
 ) -> int:
     """Simulate a scenario at many points, those that the results lack; the exit code.
 
+    report: an HTML page to write of all that the results then hold.
     Interrupted (Ctrl-C), what is finished is kept, and the code is 130.
     """
+    _check_report(report, output, force=force)
     if where.cluster:
         files.refuse_unused({"--cluster": True}, {"--jobs": where.jobs}, {}, default=())
     if where.jobs is not None and where.jobs < 1:
@@ -84,7 +89,26 @@ def sweep(
         return 130
     seconds = time.monotonic() - began
     show_sweep(tally, output, made.space.fields, made.num_points, seconds, as_json=as_json)
+    if report is not None:
+        write_sweep_report(report, output, force=force)
+        console.wrote((report,), as_json=as_json)
     return 0
+
+
+def write_sweep_report(path: Path, results: Path, *, force: bool) -> None:
+    """Write the page of a file of results, finished or not."""
+    from reports.pages.page_sweep import render_sweep
+    from scenarios.writing import write_whole
+    from sim.sweeps.reading import read_results
+
+    found = read_results(results)
+    write_whole(path, render_sweep(found, command=files.command_line()), force=force)
+
+
+def _check_report(report: Path | None, output: Path, *, force: bool) -> None:
+    if report is not None and report.absolute() == output.absolute():
+        raise files.InputError("-o and --report have the same name: give each its own file")
+    files.check_outputs((report,), force=force)
 
 
 def _sweep(scenario: str, asked: Asked, shard: Shard) -> Sweep:

@@ -26,13 +26,15 @@ Figures = Literal["all", "time"]
 class Head:
     """What is known of a point before it is simulated.
 
-    key: see `key_of`. sweep: see `sweep_id`. index: of the point in the whole sweep. set: what the
-    point sets, by field, as plain values. digest: the scenario's; None where it breaks a rule.
+    key: see `key_of`. sweep: see `sweep_id`. index: of the point in the whole sweep, which has
+    `points` of them. set: what the point sets, by field, as plain values. digest: the scenario's;
+    None where it breaks a rule.
     """
 
     key: str
     sweep: str
     index: int
+    points: int
     set: Mapping[str, Any]
     scenario: str
     digest: str | None
@@ -136,6 +138,7 @@ def _line(
         "key": head.key,
         "sweep": head.sweep,
         "index": head.index,
+        "points": head.points,
         "set": head.set,
         "scenario": head.scenario,
         "digest": head.digest,

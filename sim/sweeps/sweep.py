@@ -234,6 +234,7 @@ class _Tasks:
                 key=key,
                 sweep=sweep_id,
                 index=index,
+                points=len(sweep.space),
                 set=set_,
                 scenario=sweep.base.name,
                 digest=None if scenario is None else scenario.digest,

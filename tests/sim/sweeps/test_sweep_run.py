@@ -40,7 +40,7 @@ def test_every_point_is_recorded_once(tmp_path: Path) -> None:
     assert len({r["key"] for r in found}) == 12
     assert sum(len(s.appended) for s in steps) == 12 and not any(s.skipped for s in steps)
     assert list(found[0]) == [
-        *("key", "sweep", "index", "set", "scenario", "digest"),
+        *("key", "sweep", "index", "points", "set", "scenario", "digest"),
         *("status", "result", "error", "seconds"),
     ]
 
