@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
+from reports.commands import compare_options as c
 from reports.commands import options as o
 from reports.commands import sweep_options as w
 from reports.commands.scenario_app import scenario_app
@@ -134,6 +135,39 @@ def plan(
     return planning.plan(
         scenario, set or (), asked, profile, (report, output), as_json=json, force=force
     )
+
+
+@app.command
+def compare(
+    a: str,
+    b: str | None = None,
+    /,
+    *,
+    set: o.Overrides | None = None,
+    set_a: c.SetA = None,
+    set_b: c.SetB = None,
+    names: c.Names = "",
+    profile: o.ProfileFile = None,
+    engine: o.Engine = "auto",
+    report: o.ReportFile = None,
+    json: o.Json = False,
+    force: o.Force = False,
+) -> int:
+    """Put two iterations side by side: what differs, which is faster, and why.
+
+    As `pipetwin compare megatron/175b --set-b plan.schedule=interleaved --set-b plan.chunks=3`.
+
+    Parameters
+    ----------
+    a
+        A catalogue name, a YAML file, NAME:VARIANT, or a file that `run -o` wrote.
+    b
+        Another; left out, it is the same as A with --set-b.
+    """
+    from reports.commands import comparing
+
+    asked = comparing.Asked(a, b, set or (), set_a or (), set_b or (), names)
+    return comparing.compare(asked, profile, report, engine=engine, as_json=json, force=force)
 
 
 @app.command

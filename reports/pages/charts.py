@@ -15,6 +15,7 @@ import numpy as np
 
 from reports.tables import memory_parts
 from reports.words import CATEGORY_NAMES, GIB, MEMORY_NAMES, PATH_NAMES, family, percent, size
+from sim.differences import Side
 from sim.prediction import Prediction
 from sim.schedule.actions import Kind
 from sim.timeline.memory import MemoryCurve
@@ -68,7 +69,7 @@ def marker_of(name: str) -> Chart:
     return marker
 
 
-def rank_parts(prediction: Prediction) -> list[dict[str, float]]:
+def rank_parts(prediction: Prediction | Side) -> list[dict[str, float]]:
     """Each rank's iteration by pass, as fractions that sum to 1: RANK_PARTS without those of 0."""
     names = {
         Kind.FORWARD: "forward",

@@ -13,8 +13,9 @@ from reports.terminal.console import console, plain_table, progress_done, show_j
 from reports.terminal.training import show_training
 from scenarios.catalogue import Entry
 from scenarios.units import format_bytes, format_duration_ns
+from sim.measured_summary import measured_summary
 from sim.measurement import Measurement
-from sim.prediction import Prediction, figures_json, rates, summary
+from sim.prediction import Prediction, summary
 from sim.schedule.actions import Action, Kind
 from sim.schedule.build import build_program
 from sim.schedule.checks import CheckReport
@@ -65,29 +66,9 @@ def show_measurement(measurement: Measurement, check: Any, *, as_json: bool) -> 
 
     program = build_program(measurement.scenario)
     found = figures(measurement.typical, program)
-    seconds = measurement.iteration_ns / 1e9
     low, high = measurement.quartiles_ns
-    peaks = measurement.peak_memory_bytes
-    cluster = measurement.scenario.cluster
-    capacity = cluster.device.memory if cluster is not None else None
-    known = [p for p in peaks if p is not None]
-    fit = all(p <= capacity for p in known) if known and capacity is not None else None
-    result: dict[str, Any] = {
-        "scenario": measurement.scenario.name,
-        "digest": measurement.scenario.digest,
-        "origin": "measured",
-        "engine": f"executor ({measurement.environment.get('transport')})",
-        "iteration_s": seconds,
-        "iteration_quartiles_s": [low / 1e9, seconds, high / 1e9],
-        "iterations": len(measurement.timelines),
-        "disturbed_iterations": sum(measurement.disturbed),
-        "loss_first": measurement.losses[0] if measurement.losses else None,
-        "loss_last": measurement.losses[-1] if measurement.losses else None,
-        **rates(measurement.scenario, seconds),
-        **figures_json(found, None, peaks or None),
-        "fits": fit,
-        "environment": dict(measurement.environment),
-        "check": asdict(check) | {"passed": check.passed} if check is not None else None,
+    result = measured_summary(measurement, program, found) | {
+        "check": asdict(check) | {"passed": check.passed} if check is not None else None
     }
     progress_done()
     if as_json:

@@ -1,0 +1,264 @@
+"""Charts of two iterations beside one another, as plain dicts: changes, where the difference in
+time comes from, both ranks' time, paths and memory; and both timelines on one axis."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from reports import compare_words
+from reports.compare_tables import path_kinds, path_seconds
+from reports.compare_words import FIGURES, signed
+from reports.pages import charts, gantt
+from reports.pages.charts import RANK_PARTS, Chart, chart_of, marker_of
+from reports.pages.charts_training import COLORS
+from reports.training_words import PARTS
+from reports.words import GIB, PATH_NAMES, duration, family
+from sim.differences import Differences, FigureDifference, Side
+
+CHANGES = (
+    "iteration_s",
+    "sequences_per_s",
+    "tokens_per_s",
+    "tokens_per_s_per_device",
+    "model_tflops_per_gpu",
+    "peak_memory_bytes",
+    "device_s_per_iteration",
+    "training_days",
+    "training_cost_dollars",
+    "expected_days",
+    "expected_dollars",
+    "dollars_per_billion_tokens",
+)
+LEAST_STEP = 0.002
+"""The least step that the waterfall draws alone, as a share of its largest."""
+_PARTS: Mapping[str, str] = {"training": "work", **COLORS}
+
+
+def drawn_changes(found: Differences) -> list[FigureDifference]:
+    """The figures whose change in percent is drawn."""
+    own = (found.figure(name) for name in CHANGES)
+    return [f for f in own if f is not None and f.ratio is not None]
+
+
+def changes(found: Differences) -> Chart:
+    """Bars of figures' changes from A to B, in percent around a line at zero."""
+    own = drawn_changes(found)
+    steps = [
+        (
+            FIGURES[f.name].name,
+            0.0,
+            100 * ((f.ratio or 0) - 1),
+            compare_words.change(f),
+            "predicted",
+        )
+        for f in own
+    ]
+    return _bars(steps, "change, %", "%{y}: %{text}")
+
+
+def waterfall(found: Differences) -> Chart:
+    """Steps of mean rank-time by category from no difference to the whole difference in iteration
+    time."""
+    steps = [
+        (compare_words.category(own.category), float(own.difference_ns), family(own.category))
+        for own in found.categories
+    ]
+    return _falling(steps, "iteration time")
+
+
+def path_waterfall(found: Differences) -> Chart:
+    """Steps of time on the critical path by kind of action, to the difference in its length."""
+    a, b = (path_seconds(side) for side in found.sides)
+    gaps = {kind: 1e9 * (b.get(kind, 0.0) - a.get(kind, 0.0)) for kind in path_kinds(found)}
+    ordered = sorted(gaps, key=lambda kind: -abs(gaps[kind]))
+    steps = [(PATH_NAMES.get(k, k.replace("_", " ")), gaps[k], family(k)) for k in ordered]
+    return _falling(steps, "the whole path")
+
+
+def _falling(gaps: Sequence[tuple[str, float, str]], whole: str) -> Chart:
+    """Bars, each from where the one above ended; small ones are one step together."""
+    largest = max(abs(gap) for _, gap, _ in gaps)
+    scale, unit = _scale(largest)
+    steps, at, rest = [], 0.0, 0.0
+    for name, gap, colour in gaps:
+        if abs(gap) <= LEAST_STEP * largest:
+            rest += gap
+            continue
+        steps.append(_step(name, at, gap, scale, colour))
+        at += gap
+    if round(rest):
+        steps.append(_step("all others", at, rest, scale, "grey"))
+    steps.append(_step(whole, 0, at + rest, scale, "accent"))
+    return _bars(steps, f"difference in {unit}", "%{y}: %{text}")
+
+
+def _step(
+    name: str, at: float, step: float, scale: float, colour: str
+) -> tuple[str, float, float, str, str]:
+    return name, at / scale, step / scale, signed(step, duration), colour
+
+
+def _bars(steps: Sequence[tuple[str, float, float, str, str]], title: str, hover: str) -> Chart:
+    """Horizontal bars from a base, each with its text at its end, the first on top."""
+    bars = []
+    for name, base, length, text, colour in steps:
+        bars.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "base": [base],
+                "x": [length],
+                "y": [name],
+                "text": [text],
+                "textposition": "outside",
+                "cliponaxis": False,
+                "constraintext": "none",
+                "marker": marker_of(colour),
+                "hovertemplate": f"{hover}<extra></extra>",
+            }
+        )
+    ends = [(base, base + length) for _, base, length, _, _ in steps]
+    room = 0.3 * (max(0.0, *map(max, ends)) - min(0.0, *map(min, ends)) or 1.0)
+    low = min(0.0, *(end - room if end < base else base for base, end in ends))
+    high = max(0.0, *(end + room if end >= base else base for base, end in ends))
+    x = {
+        "title": {"text": title},
+        "range": [low, high],
+        "fixedrange": True,
+        "zeroline": True,
+    }
+    names = [name for name, *_ in steps]
+    y = {
+        "type": "category",
+        "categoryarray": names[::-1],
+        "fixedrange": True,
+        "showgrid": False,
+    }
+    height = 74 + 29 * len(steps)
+    return chart_of(bars, height, x, y, barmode="overlay", bargap=0.3)
+
+
+def _scale(longest_ns: float) -> tuple[float, str]:
+    """The unit of time for an axis up to so many nanoseconds."""
+    for size, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
+        if longest_ns >= size:
+            return size, unit
+    return 1.0, "ns"
+
+
+def by_rank(side: Side, longest_ns: int) -> Chart:
+    """Stacked columns of every rank's time, on an axis for the longer of both iterations."""
+    ranks = charts.rank_parts(side)
+    scale, unit = _scale(longest_ns)
+    whole = side.timeline.iteration_ns / scale
+    data = [
+        {
+            "type": "bar",
+            "name": text,
+            "x": [str(rank) for rank in range(len(ranks))],
+            "y": [own.get(name, 0.0) * whole for own in ranks],
+            "marker": marker_of(name),
+            "hovertemplate": f"{text}<br>rank %{{x}}: %{{y:.4g}} {unit}<extra></extra>",
+        }
+        for name, text in RANK_PARTS.items()
+        if any(name in own for own in ranks)
+    ]
+    x = {"type": "category", "title": {"text": "rank"}, "showgrid": False}
+    y = {"title": {"text": unit}, "range": [0, 1.03 * longest_ns / scale], "fixedrange": True}
+    return chart_of(data, 320, x, y, barmode="stack", bargap=0.18 if len(ranks) < 33 else 0.05)
+
+
+def escaped(text: str) -> str:
+    """Text as plotly takes it, which reads some HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("%{", "% {")
+
+
+def memory(side: Side, highest: int, capacity: int | None) -> Chart:
+    """Columns of every rank's peak, by kind where that is known, on an axis for both."""
+    if side.memory:
+        chart = charts.memory_peaks(side.memory, capacity)
+    else:
+        data = [
+            {
+                "type": "bar",
+                "name": "measured peak",
+                "x": [str(rank) for rank in range(len(side.peaks))],
+                "y": [(peak or 0) / GIB for peak in side.peaks],
+                "marker": marker_of("measured"),
+                "hovertemplate": "rank %{x}: %{y:.4g} GiB<extra></extra>",
+            }
+        ]
+        x = {"type": "category", "title": {"text": "rank"}, "showgrid": False}
+        chart = chart_of(data, 320, x, {}, bargap=0.25)
+    layout = {k: v for k, v in chart["layout"].items() if k not in ("shapes", "annotations")}
+    layout["yaxis"] = charts.memory_axis(highest, capacity)
+    return {**chart, "layout": {**layout, **charts.capacity_line(highest, capacity)}}
+
+
+def days(found: Differences) -> Chart:
+    """Columns of both training runs' days, by what they are spent on."""
+    data = []
+    own = [_days(side) for side in found.sides]
+    names = [escaped(side.label) for side in found.sides]
+    for part, text in PARTS.items():
+        values = [side.get(part, 0.0) for side in own]
+        if any(values):
+            data.append(
+                {
+                    "type": "bar",
+                    "orientation": "h",
+                    "name": text,
+                    "y": names,
+                    "x": values,
+                    "marker": marker_of(_PARTS[part]),
+                    "hovertemplate": f"{text}<br>%{{y}}: %{{x:.4g}} days<extra></extra>",
+                }
+            )
+    x = {"title": {"text": "days"}, "rangemode": "tozero", "fixedrange": True}
+    y = {"type": "category", "autorange": "reversed", "fixedrange": True, "showgrid": False}
+    return chart_of(data, 170, x, y, barmode="stack", bargap=0.35)
+
+
+def days_legend(found: Differences) -> tuple[tuple[str, str], ...]:
+    """The parts of a run's days that are there, with their colours."""
+    both = [_days(side) for side in found.sides]
+    return tuple((_PARTS[p], text) for p, text in PARTS.items() if any(p in own for own in both))
+
+
+def _days(side: Side) -> Mapping[str, float]:
+    run = side.prediction.training if side.prediction is not None else None
+    if run is not None and run.breakdown:
+        return run.breakdown
+    plain = side.summary["training_days"]
+    return {"training": plain} if plain is not None else {}
+
+
+def timelines(found: Differences) -> dict[str, Any]:
+    """Both timelines one above the other on one axis of time, a row a rank; of long ones windows,
+    and an overview of the whole."""
+    drawn: list[gantt.Drawn] = []
+    labels: list[dict[str, Any]] = []
+    tracks = []
+    for side in found.sides:
+        cut = gantt.cut_of(side.scenario)
+        track = gantt.Track(side.timeline, side.program, cut)
+        first = len(labels)
+        title = f"{side.label}, {side.origin}: {duration(side.timeline.iteration_ns)}"
+        drawn += gantt._drawn(track, partial(operator.add, first))
+        for rank in range(side.timeline.num_ranks):
+            place = f"{side.label}: rank {rank} ({side.origin})"
+            labels.append(
+                {
+                    "label": str(rank),
+                    "group": first + rank,
+                    "place": place,
+                    "cut": cut,
+                    "end": side.timeline.iteration_ns,
+                }
+            )
+        labels[first]["title"] = title
+        tracks.append(track)
+    return gantt._data(drawn, labels, tracks)
