@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 from cyclopts import App, CycloptsError
 
@@ -35,7 +36,7 @@ app.command(schedule_app)
 
 @app.command
 def simulate(
-    scenario: str,
+    scenario: o.Scenario,
     /,
     *,
     set: o.Overrides | None = None,
@@ -65,7 +66,7 @@ def simulate(
 
 @app.command(name="slice")
 def slice_tokens(
-    scenario: str,
+    scenario: o.Scenario,
     /,
     *,
     output: o.Output = None,
@@ -99,7 +100,7 @@ def slice_tokens(
 
 @app.command
 def plan(
-    scenario: str,
+    scenario: o.Planned,
     /,
     *,
     gpus: o.Gpus = "",
@@ -172,7 +173,7 @@ def compare(
 
 @app.command
 def sweep(
-    scenario: str,
+    scenario: o.Scenario,
     /,
     *,
     output: o.RequiredOutput,
@@ -221,7 +222,7 @@ def sweep(
 
 @app.command
 def run(
-    scenario: str,
+    scenario: o.Scenario,
     /,
     *,
     output: o.Output = None,
@@ -297,7 +298,7 @@ def run(
 
 @app.command
 def measure(
-    scenario: str,
+    scenario: o.Scenario,
     /,
     *,
     output: o.RequiredOutput,
@@ -379,7 +380,7 @@ def calibrate(
 
 @app.command
 def validate(
-    *scenario: str,
+    *scenario: o.Scenario,
     measured: o.MeasuredFile = None,
     profile: o.ProfileFile = None,
     runs: o.JudgedRuns = None,
@@ -482,6 +483,31 @@ def doctor() -> int:
 
     terminal.show_doctor([(f.what, f.status, f.detail) for f in examine()])
     return 0
+@app.command
+def completion(
+    shell: Literal["bash", "zsh", "fish"] | None = None,
+    /,
+    *,
+    install: o.Flag = False,
+    force: o.Force = False,
+) -> int:
+    """Print what completes pipetwin's commands in a shell.
+
+    Names of the catalogue, files, fields of `--set` and their choices are completed, too. Try it
+    with `source <(pipetwin completion bash)`.
+
+    Parameters
+    ----------
+    shell
+        Whose script; that of $SHELL unless given.
+    install
+        Write it where the shell looks for completions, instead.
+    """
+    from reports.commands import completing
+
+    return completing.complete(app, shell, install=install, force=force)
+
+
 
 
 teach(app)

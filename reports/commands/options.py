@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
+from reports.commands import completing
+
 
 def _shown(default: Any) -> Any:
     """A default as the help shows it: an option that is not given is not worth words."""
@@ -17,11 +19,16 @@ DEFAULTS = Parameter(show_default=_shown)
 """What holds for the options of every command."""
 OUTPUTS = Group("Outputs", sort_key=1)
 """Options that say what is written, and how."""
+Scenario = Annotated[str, Parameter(completer=completing.scenarios)]
+Planned = Annotated[str, Parameter(completer=completing.models)]
+AnyEntry = Annotated[str, Parameter(completer=completing.any_entry)]
+ScheduleName = Annotated[str, Parameter(completer=completing.schedules)]
 Overrides = Annotated[
     list[str],
     Parameter(
         name="--set",
         negative="",
+        completer=completing.overrides,
         help="Override a field, as plan.micro_batch=2; may be repeated.",
     ),
 ]
@@ -45,7 +52,11 @@ Engine = Annotated[
     ),
 ]
 ListPublished = Annotated[
-    str, Parameter(help="List the rows of these published tables, as ptdp.table1 or megatron.")
+    str,
+    Parameter(
+        completer=completing.published,
+        help="List the rows of these published tables, as ptdp.table1 or megatron.",
+    ),
 ]
 ReportFile = Annotated[
     Path | None, Parameter(group=OUTPUTS, help="Write an HTML report to this file.")
@@ -63,7 +74,10 @@ TraceFile = Annotated[
 ]
 Device = Annotated[
     str,
-    Parameter(help="With --runs: the device or cluster they ran on, as a100-80gb."),
+    Parameter(
+        completer=completing.hardware,
+        help="With --runs: the device or cluster they ran on, as a100-80gb.",
+    ),
 ]
 Stages = Annotated[
     int | None, Parameter(help="Pipeline stages, for a schedule's name (4 unless given).")
@@ -74,7 +88,8 @@ Microbatches = Annotated[
 ProfileFile = Annotated[
     Path | None,
     Parameter(
-        help="Times of a profile: a file of `measure` or `calibrate`, or a100-80gb, v100-16gb."
+        completer=completing.profiles,
+        help="Times of a profile: a file of `measure` or `calibrate`, or a100-80gb, v100-16gb.",
     ),
 ]
 Granularity = Annotated[
@@ -97,7 +112,11 @@ FoldBy = Annotated[
 ]
 Seed = Annotated[int, Parameter(help="With --folds: seed of the shuffle.")]
 FitPublished = Annotated[
-    str, Parameter(help="Also fit to published tables; `ptdp.table1:4` is its first 4 rows.")
+    str,
+    Parameter(
+        completer=completing.published,
+        help="Also fit to published tables; `ptdp.table1:4` is its first 4 rows.",
+    ),
 ]
 Collectives = Annotated[
     Path | None,
@@ -114,7 +133,8 @@ JudgedRuns = Annotated[
 JudgedPublished = Annotated[
     str,
     Parameter(
-        help="Instead of --measured: published tables, as megatron (all of theirs) or ptdp.fig13."
+        completer=completing.published,
+        help="Instead of --measured: published tables, as megatron (all of theirs) or ptdp.fig13.",
     ),
 ]
 CalibrateOn = Annotated[
@@ -122,6 +142,7 @@ CalibrateOn = Annotated[
     Parameter(
         negative="",
         consume_multiple=True,
+        completer=completing.scenarios,
         help="Instead of --measured: run now, in turn with these, to be calibrated from.",
     ),
 ]
@@ -130,6 +151,7 @@ PlanCluster = Annotated[
     str,
     Parameter(
         name="--cluster",
+        completer=completing.hardware,
         help="Another cluster or device, as dgx-h100, or a file; a model alone is on DGX A100.",
     ),
 ]
@@ -151,6 +173,7 @@ Only = Annotated[
     list[str] | None,
     Parameter(
         negative="",
+        completer=completing.plan_fields,
         help="Values to search of a field of the plan, as tensor=4,8; may be repeated.",
     ),
 ]

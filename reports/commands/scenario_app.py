@@ -33,7 +33,7 @@ def scenario_list(
 
 
 @scenario_app.command(name="show")
-def scenario_show(scenario: str, /, *, set: o.Overrides | None = None) -> int:
+def scenario_show(scenario: o.AnyEntry, /, *, set: o.Overrides | None = None) -> int:
     """Print a scenario with everything resolved.
 
     And where each value comes from.
@@ -52,7 +52,7 @@ def scenario_show(scenario: str, /, *, set: o.Overrides | None = None) -> int:
 
 
 @scenario_app.command(name="check")
-def scenario_check(*scenario: str, set: o.Overrides | None = None) -> int:
+def scenario_check(*scenario: o.AnyEntry, set: o.Overrides | None = None) -> int:
     """Check scenario files, and print every problem with its place.
 
     Parameters

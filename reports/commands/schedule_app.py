@@ -11,7 +11,7 @@ schedule_app = App(name="schedule", help="Draw, export and check pipeline schedu
 
 @schedule_app.command(name="show")
 def schedule_show(
-    schedule: str,
+    schedule: o.ScheduleName,
     /,
     *,
     stages: o.Stages = None,
@@ -34,7 +34,7 @@ def schedule_show(
 
 @schedule_app.command(name="export")
 def schedule_export(
-    schedule: str,
+    schedule: o.ScheduleName,
     /,
     *,
     output: o.Output = None,
@@ -64,7 +64,7 @@ def schedule_export(
 
 @schedule_app.command(name="check")
 def schedule_check(
-    schedule: str,
+    schedule: o.ScheduleName,
     /,
     *,
     stages: o.Stages = None,

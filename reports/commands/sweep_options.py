@@ -7,10 +7,13 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from reports.commands import completing
+
 Vary = Annotated[
     list[str] | None,
     Parameter(
         negative="",
+        completer=completing.varied,
         help="A field and its values, as plan.pipeline=4,8 or plan.data=1..8; several: a grid.",
     ),
 ]

@@ -130,9 +130,9 @@ LESSONS = (
     _lesson(
         "completion",
         "Look",
-        "completion bash > ~/.local/share/bash-completion/completions/pipetwin",
-        "completion fish > ~/.config/fish/completions/pipetwin.fish",
-        "completion zsh > ~/.zsh/completions/_pipetwin",
+        "completion bash > pipetwin.bash",
+        "completion --install",
+        "completion zsh --install --force",
     ),
 )
 
