@@ -42,6 +42,7 @@ def simulate(
     set: o.Overrides | None = None,
     profile: o.ProfileFile = None,
     engine: o.Engine = "auto",
+    what_if: o.WhatIf = False,
     report: o.ReportFile = None,
     trace: o.TraceFile = None,
     json: o.Json = False,
@@ -60,7 +61,14 @@ def simulate(
     from reports.commands import simulating
 
     return simulating.simulate(
-        scenario, set or (), profile, (report, trace), engine=engine, as_json=json, force=force
+        scenario,
+        set or (),
+        profile,
+        (report, trace),
+        engine=engine,
+        what_if=what_if,
+        as_json=json,
+        force=force,
     )
 
 
@@ -476,14 +484,6 @@ def report(
 
 
 @app.command
-def doctor() -> int:
-    """Tell what this machine can do: cores, memory, torch, GPUs, transports, browser."""
-    from executor.doctor import examine
-    from reports.terminal import basics as terminal
-
-    terminal.show_doctor([(f.what, f.status, f.detail) for f in examine()])
-    return 0
-@app.command
 def completion(
     shell: Literal["bash", "zsh", "fish"] | None = None,
     /,
@@ -508,6 +508,14 @@ def completion(
     return completing.complete(app, shell, install=install, force=force)
 
 
+@app.command
+def doctor() -> int:
+    """Tell what this machine can do: cores, memory, torch, GPUs, transports, browser."""
+    from executor.doctor import examine
+    from reports.terminal import basics as terminal
+
+    terminal.show_doctor([(f.what, f.status, f.detail) for f in examine()])
+    return 0
 
 
 teach(app)

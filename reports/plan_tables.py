@@ -233,7 +233,7 @@ def sensitivities(answer: PlanAnswer) -> Table:
         (
             text(item.input),
             *(
-                _effect(effect, own, usual)
+                effect_cell(effect, own, usual)
                 for effect, own, usual in zip(
                     effects(item, best.iteration_ns),
                     (item.low, item.high),
@@ -241,7 +241,7 @@ def sensitivities(answer: PlanAnswer) -> Table:
                     strict=True,
                 )
             ),
-            text(_overtaken(item, best.plan, answer.only)),
+            text(overtaken(item, best.plan, answer.only)),
         )
         for item in by_effect(answer.found.sensitivities, best.iteration_ns)
     ]
@@ -259,7 +259,8 @@ def factors(items: Sequence[Sensitivity]) -> tuple[float, float]:
     return low, high
 
 
-def _effect(effect: float, factor: float, usual: float) -> Cell:
+def effect_cell(effect: float, factor: float, usual: float) -> Cell:
+    """What an input does to the time, signed; with its factor where that is not the usual one."""
     own = "" if factor == usual else f" (× {factor:.3g})"
     return Cell(text=f"{words.percent(effect, signed=True)}{own}", value=effect)
 
@@ -274,12 +275,15 @@ def by_effect(items: Sequence[Sensitivity], best_ns: int) -> list[Sensitivity]:
     return sorted(items, key=lambda s: -max(map(abs, effects(s, best_ns))))
 
 
-def _overtaken(item: Sensitivity, plan: Plan, only: Collection[str]) -> str:
+def overtaken(
+    item: Sensitivity, plan: Plan, only: Collection[str] = (), none: str = "stays the best"
+) -> str:
+    """What else is better with an input's low or high value; `none` where nothing is."""
     told = []
     for factor, other in ((item.low, item.overtaken_low), (item.high, item.overtaken_high)):
         if other is not None:
             told.append(f"× {factor:g}: {layout_words.difference(other, plan, only)}")
-    return "; ".join(told) or "stays the best"
+    return "; ".join(told) or none
 
 
 def time_table(details: Sequence[Detail], *, least: float = 0.0) -> Table:

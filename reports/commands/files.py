@@ -28,6 +28,8 @@ from sim.schedule.generators import GENERATORS, interleaved
 from sim.schedule.lowering import lower
 from sim.schedule.schedule import Schedule
 from sim.schedule.torch_csv import compute_csv, program_csv, read_csv
+from sim.traffic.found import Traffic
+from sim.what_if.found import WhatIf
 
 
 class InputError(ValueError):
@@ -202,9 +204,15 @@ def write_report(
     measurement: Measurement | None = None,
     comparison: Comparison | None = None,
     loop: Sequence[LoopRow] | None = None,
+    what_if: WhatIf | None = None,
+    traffic: Traffic | None = None,
+    trace: str = "",
     force: bool,
 ) -> None:
-    """Write the HTML report of a prediction, beside a measurement where there is one, or a loop."""
+    """Write the HTML report of a prediction, beside a measurement where there is one, or a loop.
+
+    what_if, traffic: what was asked about it. trace: the file that has the whole timeline.
+    """
     from reports.pages.page import render
 
     if measurement is not None and comparison is None:
@@ -215,7 +223,10 @@ def write_report(
         measurement=measurement,
         comparison=comparison,
         loop=loop,
+        what_if=what_if,
+        traffic=traffic,
         command=command_line(),
+        trace=trace,
     )
     write_whole(path, html, force=force)
 

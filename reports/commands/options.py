@@ -178,3 +178,12 @@ Only = Annotated[
     ),
 ]
 Jobs = Annotated[int | None, Parameter(help="Processes; one a core unless given.")]
+WhatIf = Annotated[
+    bool,
+    Parameter(
+        name="--what-if",
+        negative="",
+        help="Also ask what the time hangs on: what were free, one decision otherwise, inputs, "
+        "other numbers of devices. A report asks it anyway.",
+    ),
+]

@@ -10,7 +10,9 @@ from reports.commands import files, scenario_files, trace_files
 from reports.terminal import basics as terminal
 from reports.terminal import console
 from sim.engine.choice import Engine
-from sim.prediction import predict
+from sim.prediction import Prediction, predict
+from sim.traffic.found import Traffic
+from sim.what_if.found import WhatIf
 
 
 def simulate(
@@ -20,12 +22,14 @@ def simulate(
     outputs: tuple[Path | None, Path | None],
     *,
     engine: Engine = "auto",
+    what_if: bool = False,
     as_json: bool,
     force: bool,
 ) -> int:
     """Simulate a scenario, write what was asked for and show its figures; the exit code.
 
     outputs: the HTML report and the trace. engine: which one simulates an iteration.
+    what_if: also ask what the time hangs on; a report asks it anyway.
     """
     report, trace = outputs
     files.check_outputs(outputs, force=force)
@@ -34,7 +38,8 @@ def simulate(
     if loaded.scenario.elastic is not None:
         from reports.commands import elastic_files
 
-        elastic_files.refuse_iteration({f"--engine {engine}": engine != "auto"})
+        of_iteration = {f"--engine {engine}": engine != "auto", "--what-if": what_if}
+        elastic_files.refuse_iteration(of_iteration)
         return elastic_files.simulate(loaded, used, outputs, as_json=as_json, force=force)
     try:
         found = predict(loaded.scenario, used, draws=15 if profile else 0, engine=engine)
@@ -44,8 +49,41 @@ def simulate(
         sys.stderr.write(f"note: {found.note}\n")
     if trace is not None:
         trace_files.write_predicted_trace(trace, found, force=force)
+    asked = _asked(found) if what_if or report is not None else None
+    sent = _traffic(found) if as_json or report is not None else None
     if report is not None:
-        files.write_report(report, found, loaded, force=force)
-    terminal.show_prediction(found, as_json=as_json)
+        files.write_report(
+            report,
+            found,
+            loaded,
+            what_if=asked,
+            traffic=sent,
+            trace="" if trace is None else trace.name,
+            force=force,
+        )
+    if as_json:
+        from reports.answer import answer
+
+        console.show_json(answer(found, what_if=asked, traffic=sent))
+    else:
+        terminal.show_prediction(found, as_json=False)
+        if what_if and asked is not None:
+            from reports.terminal.what_if import show_what_if
+
+            show_what_if(asked, loaded.scenario)
     console.wrote(outputs, as_json=as_json)
     return 0
+
+
+def _asked(found: Prediction) -> WhatIf:
+    from sim.what_if.asking import what_if
+
+    asked = what_if(found, progress=console.progress())
+    console.progress_done()
+    return asked
+
+
+def _traffic(found: Prediction) -> Traffic | None:
+    from sim.traffic.counting import traffic
+
+    return traffic(found)

@@ -1,4 +1,4 @@
-"""The last section: what the figures rest on, what is not modelled, and how to get them again."""
+"""The last sections: what the figures rest on, what is not modelled, and how to get them again."""
 
 from __future__ import annotations
 
@@ -7,48 +7,76 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from reports import tables, words
+from reports.pages.not_modelled import assumed, not_modelled
 from reports.pages.sections import Section
 from reports.tables import Summary
 from sim.cost.measured import fitted_cluster
+from sim.measurement import Measurement
 from sim.prediction import Prediction
 
 PLOTLY_JS = "4.1.1"
-NOT_MODELLED = (
-    "Kernels: steps at multiples of tile sizes and of the number of multiprocessors, and what an "
-    "earlier kernel leaves in the cache; efficiency is smooth in the shape.",
-    "Communication: contention inside the fabric beyond its stated oversubscription, in-network "
-    "reduction, and protocols that change with the message's size.",
-    "Overlap of tensor-parallel all-reduces with weight gradients; limits to how far ahead fully "
-    "sharded weights are gathered; a smaller first bucket of overlapped gradient reductions.",
-    "Memory: fragmentation and cached blocks of the allocator; a stage's output kept once sent.",
-    "Token slices: a slice's keys and values are read as one block, whatever the slices before it; "
-    "copying and adding up their gradients counts as memory traffic alone.",
-    "Storage and logging beyond a fixed time an iteration, data loading beyond a fixed time a "
-    "microbatch, and failures, stragglers and jitter that the scenario does not state.",
+PACKAGES = ("numpy", "simpy", "numba", "torch")
+_EXACT = (
+    "The simulation is exact in nanoseconds: the same scenario gives the same figures to the last "
+    "digit."
 )
 
 
 def assumptions_section(
-    prediction: Prediction, summary: Summary, command: str, more: Sequence[str] = ()
+    prediction: Prediction,
+    summary: Summary,
+    command: str | None = None,
+    more: Sequence[str] = (),
+    not_asked: Sequence[str] = (),
 ) -> Section:
-    """Where costs come from, what lies outside the measured range, and how to reproduce.
+    """Where costs come from, what is taken for granted and what is not modelled.
 
-    more: what else is not modelled.
+    command: what the user typed, to end with how to reproduce the page where no `reproduce_section`
+    follows. more: what else is not modelled. not_asked: what-if questions that were left out.
     """
-    assumed = summary["assumed"]
-    table = (tables.assumed_table(summary),) if assumed else ()
+    outside = summary["assumed"]
+    table = (tables.assumed_table(summary),) if outside else ()
+    lists = [
+        ("Where the costs come from", tuple(_sources(prediction))),
+        ("What is taken for granted", assumed(prediction)),
+        ("What is not modelled", (*not_modelled(prediction), *more)),
+    ]
+    if not_asked:
+        lists.append(("What was not asked", tuple(not_asked)))
+    if command is not None:
+        lists.append(("How to reproduce", (*_identity(prediction), _versions(), _EXACT)))
     return Section(
         name="assumptions",
         topic="Assumptions",
-        claim=_claim(prediction, [item["share"] for item in assumed]),
+        claim=_claim(prediction, [item["share"] for item in outside]),
         reading="What is listed here bounds how far the figures above can be trusted; what is not "
         "modelled is not in them.",
         tables=table,
-        lists=(
-            ("Where the costs come from", tuple(_sources(prediction))),
-            ("What is not modelled", (*NOT_MODELLED, *more)),
-            ("How to reproduce", tuple(_versions(prediction))),
-        ),
+        lists=tuple(lists),
+        code=command or "",
+    )
+
+
+def reproduce_section(
+    prediction: Prediction, command: str, measurement: Measurement | None = None
+) -> Section:
+    """The command, and all that decides what it gives."""
+    lists = [
+        ("What was simulated", tuple(_identity(prediction))),
+        ("With what", (_versions(), _EXACT)),
+    ]
+    if measurement is not None and measurement.environment:
+        ran = [f"{name.replace('_', ' ')}: {value}" for name, value in _environment(measurement)]
+        lists.append(("Where it ran", tuple(ran)))
+    return Section(
+        name="reproduce",
+        topic="Reproduce",
+        claim="The same command gives the same figures to the last digit"
+        if command
+        else "The same scenario gives the same figures to the last digit",
+        reading="Figures hang on the scenario's resolved values and on the profile alone, both "
+        "named here; every engine gives the same ones.",
+        lists=tuple(lists),
         code=command,
     )
 
@@ -114,20 +142,33 @@ def _fixed_times(prediction: Prediction) -> str:
     return "Fixed times: " + ", ".join(f"{what} {words.duration(t)}" for what, t in times)
 
 
-def _versions(prediction: Prediction) -> list[str]:
-    names = ("pipetwin", "simpy", "numpy")
-    found = [f"{name} {_version(name)}" for name in names]
-    return [
-        f"Scenario {prediction.scenario.name}, SHA-256 of its resolved values "
-        f"{prediction.scenario.digest}",
-        ", ".join([*found, f"Python {platform.python_version()}", f"plotly.js {PLOTLY_JS}"]),
-        "The simulation is exact in nanoseconds: the same scenario gives the same figures to the "
-        "last digit.",
-    ]
+def _identity(prediction: Prediction) -> list[str]:
+    """What decides the figures, and which engine found them."""
+    scenario, profile = prediction.scenario, prediction.profile
+    found = [f"Scenario {scenario.name}, SHA-256 of its resolved values {scenario.digest}"]
+    if profile is not None:
+        made = f", {profile.created}" if profile.created else ""
+        found.append(f"Profile of {profile.device}{made}: {profile.provenance}")
+    engine = {"simpy": "the reference engine (SimPy)", "compiled": "the compiled engine"}
+    found.append(f"Simulated by {engine.get(prediction.engine, prediction.engine)}")
+    return found
 
 
-def _version(name: str) -> str:
+def _versions() -> str:
+    """Of this program and of the packages that its figures or its pages come from."""
+    found = [f"pipetwin {_version('pipetwin')}", f"Python {platform.python_version()}"]
+    found += [f"{name} {version}" for name in PACKAGES if (version := _version(name, ""))]
+    return ", ".join([*found, f"plotly.js {PLOTLY_JS}"])
+
+
+def _version(name: str, unknown: str = "(not installed as a package)") -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return "(not installed as a package)"
+        return unknown
+
+
+def _environment(measurement: Measurement) -> list[tuple[str, str]]:
+    """What a run tells of where it ran, each in a line."""
+    known = ((str(name), str(value)) for name, value in measurement.environment.items())
+    return [(name, value if len(value) < 200 else f"{value[:200]}…") for name, value in known]

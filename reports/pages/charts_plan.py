@@ -10,7 +10,7 @@ from reports.pages.charts import Chart, capacity_line, chart_of, color, marker_o
 from reports.plan_answer import PlanAnswer
 from reports.words import GIB
 from scenarios.schema import Plan
-from sim.planner.layouts.found import Alternative, Candidate
+from sim.planner.layouts.found import Alternative, Candidate, Sensitivity
 
 MAX_BARS = 24
 """Alternatives in their chart, those that come closest."""
@@ -236,10 +236,20 @@ def tornado(answer: PlanAnswer) -> Chart:
     """Bars of what each input's low and high value do to the winner's time; hatched where another
     layout is better then."""
     best = answer.found.best
-    items = plan_tables.by_effect(answer.found.sensitivities, best.iteration_ns)
+    return tornado_of(answer.found.sensitivities, best.iteration_ns, best.plan)
+
+
+def tornado_of(
+    sensitivities: Sequence[Sensitivity],
+    best_ns: int,
+    plan: Plan,
+    none: str = "the best stays the best",
+) -> Chart:
+    """The same of any layout, with its time; `none` where no other layout is better."""
+    items = plan_tables.by_effect(sensitivities, best_ns)
     bars = []
     for item in items:
-        effects = plan_tables.effects(item, best.iteration_ns)
+        effects = plan_tables.effects(item, best_ns)
         sides = (
             (item.low, effects[0], item.overtaken_low, _LOW),
             (item.high, effects[1], item.overtaken_high, _HIGH),
@@ -252,7 +262,7 @@ def tornado(answer: PlanAnswer) -> Chart:
                     "name": f"× {factor:g}",
                     "x": [100 * effect],
                     "y": [item.input],
-                    "customdata": [_stays(other, best.plan)],
+                    "customdata": [_better(other, plan, none)],
                     "marker": _hatched(tint, other is not None),
                     "hovertemplate": f"%{{y}} × {factor:g}: %{{x:+.2f}} %<br>%{{customdata}}"
                     "<extra></extra>",
@@ -277,7 +287,7 @@ def _hatched(tint: str, overtaken: bool) -> Chart:
     return marker
 
 
-def _stays(other: Plan | None, plan: Plan) -> str:
+def _better(other: Plan | None, plan: Plan, none: str) -> str:
     if other is None:
-        return "the best stays the best"
+        return none
     return f"better then: {layout_words.difference(other, plan)}"

@@ -20,23 +20,27 @@ import jinja2
 from markupsafe import Markup, escape
 
 from reports import words
-from reports.pages.assumptions import assumptions_section
+from reports.answer import answer
+from reports.pages.assumptions import assumptions_section, reproduce_section
 from reports.pages.sections import (
     Section,
     Tile,
     breakdown_section,
     memory_section,
     scenario_section,
-    tiles,
     timeline_section,
 )
+from reports.pages.sections_cost import cost_section
 from reports.pages.sections_measured import measured_section
 from reports.pages.sections_slices import is_sliced, slices_section
-from reports.pages.sections_training import has_training, training_section
+from reports.pages.sections_what_if import what_if_sections
+from reports.pages.tiles import tiles
 from scenarios.loader import Loaded
 from sim.comparison import Comparison, LoopRow
 from sim.measurement import Measurement
-from sim.prediction import Prediction, fits, summary
+from sim.prediction import Prediction, fits
+from sim.traffic.found import Traffic
+from sim.what_if.found import WhatIf
 
 _HERE = Path(__file__).parent
 _EMPTY_STYLE = ""
@@ -50,29 +54,43 @@ def render(
     measurement: Measurement | None = None,
     comparison: Comparison | None = None,
     loop: Sequence[LoopRow] | None = None,
+    what_if: WhatIf | None = None,
+    traffic: Traffic | None = None,
     command: str = "",
+    trace: str = "",
 ) -> str:
     """Render the report of a prediction as HTML text (UTF-8, under 3 MB).
 
     loaded: the scenario with the origin of its values; None where they are not on record.
     measurement, comparison: a run of the same scenario, and the prediction held against it.
     loop: scenarios of a calibration loop.
-    command: what the user typed, for reproducing it.
+    what_if, traffic: what the time hangs on, and who sends what; without them their sections are
+    left out.
+    command: what the user typed, for reproducing it. trace: the file with the whole timeline.
     """
-    figures = summary(prediction)
+    figures = answer(prediction, what_if=what_if, traffic=traffic)
     fit = fits(prediction)
     measured_ns = measurement.iteration_ns if measurement is not None else None
+    scenario = prediction.scenario
+    asked = what_if_sections(what_if, scenario) if what_if is not None else {}
+    cost = cost_section(prediction, figures, what_if)
     sections = (
-        timeline_section(prediction),
-        *((slices_section(prediction),) if is_sliced(prediction) else ()),
+        timeline_section(prediction, trace, command),
+        slices_section(prediction) if is_sliced(prediction) else None,
         breakdown_section(prediction, figures),
+        asked.get("free"),
         memory_section(prediction, figures, fit),
-        *((training_section(prediction),) if has_training(prediction) else ()),
+        asked.get("alternatives"),
+        asked.get("sensitivity"),
+        asked.get("scaling"),
+        cost,
         measured_section(prediction, measurement, comparison, tuple(loop or ())),
         scenario_section(prediction, loaded),
-        assumptions_section(prediction, figures, command),
+        assumptions_section(
+            prediction, figures, not_asked=what_if.left_out if what_if is not None else ()
+        ),
+        reproduce_section(prediction, command, measurement),
     )
-    scenario = prediction.scenario
     return fill(
         title=f"{scenario.name}: {words.subject(scenario)}",
         name=scenario.name,
@@ -82,7 +100,7 @@ def render(
         if comparison is None
         else words.measured_verdict(prediction, comparison),
         tiles=tiles(prediction, figures, measured_ns),
-        sections=sections,
+        sections=tuple(section for section in sections if section is not None),
         summary=figures,
     )
 

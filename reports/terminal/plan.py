@@ -8,13 +8,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table as RichTable
 from rich.text import Text
 
-from reports import layout_words, plan_tables, plan_words, words
+from reports import layout_words, plan_tables, plan_words
 from reports.plan_answer import PlanAnswer
-from reports.tables import Table
-from reports.terminal.console import console, plain_table, progress_done, show_json, wide
+from reports.terminal.cells import head, left, plain, rich, some
+from reports.terminal.console import console, progress_done, show_json, wide
 from scenarios.schema import Plan
 from sim.planner.layouts.found import Alternative, Candidate
 from sim.prediction import rates
@@ -40,43 +39,43 @@ def show_plan(answer: PlanAnswer, *, as_json: bool) -> None:
     out = console()
     found = answer.found
     style = "bold" if found.ranked else "bold red"
-    out.print(Text(_plain(plan_words.verdict(answer)), style=style))
-    out.print(_plain(plan_words.searched(answer)))
+    out.print(Text(plain(plan_words.verdict(answer)), style=style))
+    out.print(plain(plan_words.searched(answer)))
     if len(found.spaces) > 1:
-        out.print(_rich(plan_tables.spaces(answer)))
+        out.print(rich(plan_tables.spaces(answer)))
     if found.ranked:
         _show_found(out, answer)
     for note in plan_words.notes(answer):
-        out.print(_plain(note))
+        out.print(plain(note))
 
 
 def _show_found(out: Console, answer: PlanAnswer) -> None:
     found = answer.found
     best = plan_tables.ranked(answer)
-    out.print(f"The best: {_plain(layout_words.layout(found.best.plan, answer.only))}.")
+    out.print(f"The best: {plain(layout_words.layout(found.best.plan, answer.only))}.")
     out.print()
-    wide(out, _rich(best.table))
+    wide(out, rich(best.table))
     if best.alike:
         out.print(f"in all of them: {', '.join(best.alike)}")
     out.print(_HEADS, style="dim")
     own = answer.details[: 1 if found.baseline is None else 2]
-    _head(out, "where a device's time goes")
-    out.print(_rich(plan_tables.time_table(own, least=0.01)))
+    head(out, "where a device's time goes")
+    out.print(rich(plan_tables.time_table(own, least=0.01)))
     if len(found.front) > 1:
-        _head(out, "the front: none of these is beaten in time, memory and cost at once")
+        head(out, "the front: none of these is beaten in time, memory and cost at once")
         whole = plan_tables.front(answer, short=True)
-        out.print(_rich(_some(whole, _FRONT)))
-        _left(out, len(whole.rows) - _FRONT)
-        out.print(_plain(layout_words.COMPACT), style="dim")
+        out.print(rich(some(whole, _FRONT)))
+        left(out, len(whole.rows) - _FRONT)
+        out.print(plain(layout_words.COMPACT), style="dim")
     if found.alternatives:
-        _head(out, "why not")
+        head(out, "why not")
         shown = list(nearest(found.alternatives, _PER_FIELD))
         for other in shown:
-            out.print(Padding(_plain(plan_words.why_not(other)), (0, 0, 0, 2)))
-        _left(out, len(found.alternatives) - len(shown))
+            out.print(Padding(plain(plan_words.why_not(other)), (0, 0, 0, 2)))
+        left(out, len(found.alternatives) - len(shown))
     if found.sensitivities:
-        _head(out, "what it hangs on: the winner's time where an input is otherwise")
-        out.print(_rich(plan_tables.sensitivities(answer)))
+        head(out, "what it hangs on: the winner's time where an input is otherwise")
+        out.print(rich(plan_tables.sensitivities(answer)))
         out.print(plan_words.MEMORY_INPUT, style="dim")
     out.print()
 
@@ -87,38 +86,6 @@ def nearest(alternatives: Sequence[Alternative], per_field: int) -> Iterator[Alt
         own = [other for other in alternatives if other.field == field]
         own.sort(key=lambda a: (a.slower is None, a.slower or 0.0))
         yield from own[:per_field]
-
-
-def _head(out: Console, text: str) -> None:
-    out.print()
-    out.print(Text(text, style="bold dim"))
-
-
-def _left(out: Console, number: int) -> None:
-    if number > 0:
-        out.print(f"  and {number} more, in --report and --json", style="dim")
-
-
-def _some(table: Table, most: int) -> Table:
-    """A table with the first row, the last, and others evenly between them."""
-    if len(table.rows) <= most:
-        return table
-    last = len(table.rows) - 1
-    chosen = sorted({round(i * last / (most - 1)) for i in range(most)})
-    return replace(table, rows=tuple(table.rows[i] for i in chosen))
-
-
-def _rich(table: Table) -> RichTable:
-    """A table of cells as the terminal's."""
-    right = tuple(i for i, numeric in enumerate(table.numeric) if numeric)
-    found = plain_table(*table.columns, right=right)
-    for row in table.rows:
-        found.add_row(*(_plain(cell.text) for cell in row))
-    return found
-
-
-def _plain(text: str) -> str:
-    return text.replace(words.NBSP, " ")
 
 
 def plan_json(answer: PlanAnswer) -> dict[str, object]:

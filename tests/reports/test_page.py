@@ -22,7 +22,9 @@ from sim.measurement import Measurement
 from sim.prediction import Prediction, predict, summary
 
 NAMES = ("full", "cluster", "times", "large")
-SECTIONS = ("timeline", "breakdown", "memory", "measured", "scenario", "assumptions")
+SECTIONS = ("timeline", "breakdown", "memory", "measured", "scenario", "assumptions", "reproduce")
+COUNTED = ("full", "cluster")
+"""Pages of scenarios with a model, whose tokens can be counted."""
 BLOCK = re.compile(r"<(script|style)([^>]*)>(.*?)</\1>", re.DOTALL)
 
 
@@ -51,7 +53,8 @@ def test_is_self_contained_and_small(pages: dict[str, str], name: str) -> None:
     assert len(page.encode()) < 3_000_000
     shown = visible(page)
     assert not re.search(r"""\b(src|href|action|data)\s*=\s*["']?\s*(https?:)?//""", shown, re.I)
-    assert set(re.findall(r'href="([^"]*)"', shown)) == {"data:,", *(f"#{s}" for s in SECTIONS)}
+    links = {f"#{section}" for section in (*SECTIONS, *(["cost"] if name in COUNTED else []))}
+    assert set(re.findall(r'href="([^"]*)"', shown)) == {"data:,", *links}
     assert "@import" not in page[: page.index("</style>")]
     assert " style=" not in shown and " onclick=" not in shown
 
