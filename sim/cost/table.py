@@ -6,7 +6,7 @@ by shape; else the device and link models, with a profile's fitted parameters wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -72,17 +72,10 @@ def cost_table(
 
 
 def _table(scenario: Scenario, program: Program, profile: Profile | None) -> CostTable:
-    setup = setup_of(scenario)
-    if profile is not None:
-        setup = setup_of(scenario, fitted_cluster(setup.cluster, profile.efficiency))
-    parts = partition(scenario, program.schedule.num_stages)
-    groups, variants = setup.plan.variant_groups, cost_variants(setup.plan)
-    if setup.plan.runs_frozen_first:
-        groups *= 2
-    pieces = [group_pieces(group, setup.model.sequence) for group in groups]
-    setups = [setup_in(setup, group) for group in groups]
+    passes = _passes(scenario, program, profile)
+    setup, setups, pieces, parts = passes.setup, passes.setups, passes.pieces, passes.parts
+    variants = cost_variants(setup.plan)
     distinct = program.distinct_in(variants) if variants else program.distinct
-    passes = _Passes(setups=setups, pieces=pieces, profile=profile, parts=parts)
     for action in sorted(a for a in distinct if a.kind in COMPUTE):
         passes.add(action, variants[action.microbatch or 0] if variants else 0)
     costs, assumed = passes.costs, passes.assumed
@@ -102,10 +95,7 @@ def _table(scenario: Scenario, program: Program, profile: Profile | None) -> Cos
             sent = _Message(setups[variant], program, profile, action, tokens, variant)
             _add_message(sent, costs, transfers)
         elif action.kind is Kind.REDUCE_GRADIENTS:
-            order = schedule.orders[schedule.rank_of(action.stage)]
-            last = next(a for a in reversed(order) if a.stage == action.stage)
-            variant = variants[last.microbatch or 0] if variants else 0
-            times, _ = passes.times_of(variant, last.slice_index)
+            times = _last_times(passes, program, action.stage)
             costs[key] = gradient_reduction(setup, parts[action.stage], times, split=split)
         elif action.kind is Kind.GRADIENT_NORM:
             costs[key] = rounded(gradient_norm(setup, most))
@@ -124,6 +114,50 @@ def _table(scenario: Scenario, program: Program, profile: Profile | None) -> Cos
     return CostTable(costs=costs, transfers=transfers, variants=variants, assumed=assumed)
 
 
+def reductions_with(
+    scenario: Scenario,
+    program: Program,
+    profile: Profile | None,
+    change: Callable[[PartTimes], PartTimes],
+) -> dict[CostKey, Cost]:
+    """The reductions of gradients beside passes whose parts take other times than a cost table has:
+    as long, but less of a reduction is hidden where its pass is shorter."""
+    passes = _passes(scenario, program, profile)
+    actions = [a for a in program.distinct if a.kind is Kind.REDUCE_GRADIENTS]
+    split = any(a.kind is Kind.BACKWARD_WEIGHT for a in program.distinct)
+    found = {}
+    for stage in (a.stage for a in actions):
+        times = change(_last_times(passes, program, stage))
+        cost = gradient_reduction(passes.setup, passes.parts[stage], times, split=split)
+        found[CostKey(Kind.REDUCE_GRADIENTS, stage)] = cost
+    return found
+
+
+def _passes(scenario: Scenario, program: Program, profile: Profile | None) -> _Passes:
+    setup = setup_of(scenario)
+    if profile is not None:
+        setup = setup_of(scenario, fitted_cluster(setup.cluster, profile.efficiency))
+    groups = setup.plan.variant_groups
+    if setup.plan.runs_frozen_first:
+        groups *= 2
+    return _Passes(
+        setup=setup,
+        setups=[setup_in(setup, group) for group in groups],
+        pieces=[group_pieces(group, setup.model.sequence) for group in groups],
+        profile=profile,
+        parts=partition(scenario, program.schedule.num_stages),
+    )
+
+
+def _last_times(passes: _Passes, program: Program, stage: int) -> PartTimes:
+    """Times of the parts in a stage's last pass."""
+    schedule, variants = program.schedule, cost_variants(passes.setup.plan)
+    order = schedule.orders[schedule.rank_of(stage)]
+    last = next(a for a in reversed(order) if a.stage == stage)
+    variant = variants[last.microbatch or 0] if variants else 0
+    return passes.times_of(variant, last.slice_index)[0]
+
+
 def cost_variants(plan: Plan) -> tuple[int, ...]:
     """Of each microbatch which costs it has: those of its size and slicing; where frozen layers run
     over the whole batch first, microbatch 0 has its own (1) and all others theirs (0). Empty where
@@ -139,13 +173,14 @@ class _Passes:
     def __init__(
         self,
         *,
+        setup: Setup,
         setups: Sequence[Setup],
         pieces: Sequence[Sequence[Piece]],
         profile: Profile | None,
         parts: tuple[StagePart, ...],
     ) -> None:
-        """setups, pieces: by variant."""
-        self.setups, self.pieces = setups, pieces
+        """setup: of the whole plan. setups, pieces: by variant."""
+        self.setup, self.setups, self.pieces = setup, setups, pieces
         self.profile, self.parts = profile, parts
         plan = setups[0].plan
         self.shards = plan.sharding == "full" and plan.data > 1

@@ -1,8 +1,9 @@
 """What the iteration would take, were something free: the same program simulated without it.
 
-A category's time is taken out of every pass, reduction and optimizer step that has it; what it
-hides stays hidden, and floors stay floors (a layer that waits for its host does not wait longer for
-it). Gains do not add up, as what is behind one thing shows where that is gone.
+A category's time is taken out of every pass, reduction and optimizer step that has it. Of a
+reduction beside the passes less is hidden where they are shorter; collectives inside a pass, with
+ZeRO-3, and floors under it stay as they are seen now. Gains do not add up, as what is behind one
+thing shows where that is gone.
 
 Besides the categories of costs:
 
@@ -13,7 +14,8 @@ Besides the categories of costs:
 - `bubble`: no rank waits for another before the flush: the passes, messages handled and reductions
   of each follow one another without a gap, then comes the flush as it is. Perfect pipelining, as
   with endless microbatches: the busiest rank's own work decides.
-- `forward`, `backward`: all such passes, where times were given or measured and say no more.
+- `forward`, `backward`, `optimizer`: all such passes or steps, where times were given or measured
+  and say no more.
 
 Without contention for links or processors an iteration is the longest chain of its costs, so that
 taking costs out never lengthens it (by more than the rounding of a hidden reduction). First come,
@@ -24,10 +26,14 @@ unequal ones: the gain is then below 0, and told as it is.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from sim.cost.costs import ActionCosts, Category, Cost, CostKey, CostTable
+from sim.cost.modelled import PartTimes
+from sim.cost.shapes import Pass
+from sim.cost.table import reductions_with
 from sim.engine import simpy_engine
 from sim.prediction import Prediction
 from sim.schedule.actions import COMPUTE, FLUSH, RECEIVES, SENDS, Action, Kind
@@ -37,8 +43,11 @@ from sim.what_if.found import Freed
 from sim.what_if.simulations import simulations
 
 _MESSAGE = SENDS | RECEIVES | {Kind.EXCHANGE}
-_FORWARD = frozenset({Kind.FORWARD})
-_BACKWARD = COMPUTE - _FORWARD
+_KINDS: Mapping[str, frozenset[Kind]] = {
+    "forward": frozenset({Kind.FORWARD}),
+    "backward": COMPUTE - {Kind.FORWARD},
+    "optimizer": frozenset({Kind.OPTIMIZER}),
+}
 _UNTOLD: frozenset[Category] = frozenset({"given", "measured"})
 """Categories that are whole passes: taking them out says nothing."""
 WORDS: Mapping[str, str] = {
@@ -103,14 +112,19 @@ def _tables(prediction: Prediction) -> dict[str, tuple[float | None, CostTable]]
             present.update(cost.parts)
     for category, time in present.items():
         if time and category not in _UNTOLD:
-            found[category] = (shares.get(category, 0.0), without_category(table, category))
+            without = without_category(table, category)
+            gone = partial(_is_category, category)
+            found[category] = (shares.get(category, 0.0), less_hidden(prediction, without, gone))
     if any(present[category] for category in _UNTOLD):
-        for what, kinds in (("forward", _FORWARD), ("backward", _BACKWARD)):
-            share = _share_of(prediction, kinds)
-            found[what] = (share, without_kinds(table, kinds))
-    if any(t.occupancy_ns or t.latency_ns for t in table.transfers.values()) or any(
-        cost.duration_ns for key, cost in table.costs.items() if key.kind in _MESSAGE
-    ):
+        for what, kinds in _KINDS.items():
+            if what in found or not _takes_time(table, kinds):
+                continue
+            without = without_kinds(table, kinds)
+            if what == "backward":
+                without = less_hidden(prediction, without, _is_backward)
+            found[what] = (_share_of(prediction, kinds), without)
+    on_their_way = any(t.occupancy_ns or t.latency_ns for t in table.transfers.values())
+    if on_their_way or _takes_time(table, _MESSAGE):
         share = shares.get(POINT_TO_POINT, 0.0) + shares.get(MESSAGES, 0.0)
         found[POINT_TO_POINT] = (share, without_messages(table))
     if any(t.latency_ns for t in table.transfers.values()):
@@ -121,6 +135,11 @@ def _tables(prediction: Prediction) -> dict[str, tuple[float | None, CostTable]]
     if program.num_ranks > 1 and even.costs != table.costs:
         found["imbalance"] = (_imbalance(prediction), even)
     return found
+
+
+def _takes_time(table: CostTable, kinds: Container[Kind]) -> bool:
+    """Whether any action of some kinds does."""
+    return any(cost.duration_ns for key, cost in table.costs.items() if key.kind in kinds)
 
 
 def without_category(table: CostTable, category: Category) -> CostTable:
@@ -142,6 +161,40 @@ def without_kinds(table: CostTable, kinds: Iterable[Kind]) -> CostTable:
     return replace(table, costs=costs)
 
 
+def less_hidden(
+    prediction: Prediction, table: CostTable, gone: Callable[[Pass, Category], bool]
+) -> CostTable:
+    """Costs in which of reductions beside passes no more is hidden than the passes allow once they
+    have lost what is `gone`."""
+    scenario, program = prediction.scenario, prediction.program
+    if not program.overlapped_reduction or scenario.model is None or scenario.costs is not None:
+        return table
+
+    def change(times: PartTimes) -> PartTimes:
+        return {
+            part: {
+                name: {c: time for c, time in parts.items() if not gone(name, c)}
+                for name, parts in passes.items()
+            }
+            for part, passes in times.items()
+        }
+
+    costs = dict(table.costs)
+    found = reductions_with(scenario, program, prediction.profile, change)
+    for key, cost in found.items():
+        own = costs[key]
+        costs[key] = replace(own, hidden_ns=min(own.hidden_ns, cost.hidden_ns))
+    return replace(table, costs=costs)
+
+
+def _is_category(wanted: Category, name: Pass, category: Category) -> bool:
+    return category == wanted
+
+
+def _is_backward(name: Pass, category: Category) -> bool:
+    return name != "forward"
+
+
 def without_messages(table: CostTable) -> CostTable:
     """Costs in which messages take no time: none on their way, none to be handled."""
     return replace(without_kinds(table, _MESSAGE), transfers={})
@@ -161,7 +214,8 @@ def without_contention(table: CostTable) -> CostTable:
 
 def balanced(table: CostTable) -> CostTable:
     """Costs in which passes of one kind, slice, pipe and variant take the same on all stages that
-    have them: the mean, to the nanosecond. Their parts are no longer told apart."""
+    have them: the mean, in whole nanoseconds, down. Their parts are no longer told apart, and of
+    reductions beside them as much is hidden as before."""
     alike: defaultdict[tuple[object, ...], list[CostKey]] = defaultdict(list)
     for key in table.costs:
         if key.kind in COMPUTE:
@@ -170,7 +224,7 @@ def balanced(table: CostTable) -> CostTable:
     for keys in alike.values():
         times = [table.costs[key].duration_ns for key in keys]
         if min(times) < max(times):
-            mean = (2 * sum(times) + len(times)) // (2 * len(times))
+            mean = sum(times) // len(times)
             costs |= dict.fromkeys(keys, Cost(duration_ns=mean, parts={}))
     return replace(table, costs=costs)
 
