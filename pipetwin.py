@@ -453,6 +453,38 @@ def validate(
     )
 
 
+@app.command(name="import-trace")
+def import_trace(
+    scenario: o.Scenario,
+    /,
+    *traces: Path,
+    output: o.RequiredOutput,
+    ranks: o.TraceRanks = "",
+    set: o.Overrides | None = None,
+    json: o.Json = False,
+    force: o.Force = False,
+) -> int:
+    """Read the profiler's traces of your own pipeline run as a measurement.
+
+    Actions are named by annotations, as torch.distributed.pipelining writes them, or as
+    `torch.profiler.record_function("pipetwin:2F0")`: see docs/traces.md.
+
+    Parameters
+    ----------
+    scenario
+        The scenario that ran: a catalogue name or a YAML file.
+    traces
+        Chrome traces of torch.profiler, .json or .json.gz, one a rank of the pipeline.
+    output
+        The measured file to write, for `validate`, `calibrate`, `compare` and `report`.
+    """
+    from reports.commands import importing
+
+    return importing.import_trace(
+        scenario, set or (), traces, ranks, output, as_json=json, force=force
+    )
+
+
 @app.command
 def report(
     measured: Path,

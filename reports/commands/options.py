@@ -187,3 +187,10 @@ WhatIf = Annotated[
         "other numbers of devices. A report asks it anyway.",
     ),
 ]
+TraceRanks = Annotated[
+    str,
+    Parameter(
+        help="The pipeline rank of each trace, as 1,0; unless given, by what the traces say of "
+        "their rank, else by their order."
+    ),
+]

@@ -94,7 +94,11 @@ LESSONS = (
         "validate --published megatron",
         "validate local-2rank --calibrate-on calibrate-2rank-a",
     ),
-    _lesson("import-trace", "Check", "import-trace trace.json -o measured.json"),
+    _lesson(
+        "import-trace",
+        "Check",
+        "import-trace my-model.yaml rank0.json.gz rank1.json.gz -o measured.json",
+    ),
     _lesson("report", "Look", "report measured.json -o report.html"),
     _lesson(
         "scenario",

@@ -1,0 +1,1 @@
+"""Traces of users' own runs, read into measurements."""
