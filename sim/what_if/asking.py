@@ -10,15 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sim.prediction import Prediction, without_collector
-from sim.what_if.break_even import break_evens
-from sim.what_if.budget import Budget
 from sim.what_if.found import WhatIf
 from sim.what_if.freeing import freed
 from sim.what_if.json import what_if_json as what_if_json
-from sim.what_if.neighbours import Own, neighbours
-from sim.what_if.otherwise import Otherwise
-from sim.what_if.scaling import scaling
-from sim.what_if.sensitivity import sensitivities
 
 
 def what_if(prediction: Prediction, *, progress: Callable[[str], None] | None = None) -> WhatIf:
@@ -41,47 +35,9 @@ def what_if(prediction: Prediction, *, progress: Callable[[str], None] | None = 
         reason = _why_not(prediction)
         if reason is not None:
             return replace(found, left_out=(reason,))
-        return _of_layouts(prediction, found, tell)
+        from sim.what_if.layouts import of_layouts  # Here: a compiler comes along.
 
-
-def _of_layouts(prediction: Prediction, found: WhatIf, tell: Callable[[str], None]) -> WhatIf:
-    """What else can be asked where the layout is open."""
-    from sim.planner.layouts.evaluation import Evaluator  # Here: a compiler comes along.
-
-    scenario, profile, plan = prediction.scenario, prediction.profile, prediction.scenario.plan
-    assert scenario.cluster is not None and found.peak_bytes is not None
-    own = Own(
-        time_ns=found.iteration_ns,
-        peak_bytes=found.peak_bytes,
-        capacity=scenario.cluster.device.memory,
-    )
-    budget = Budget(scenario)
-    left_out = []
-    tried, unasked = neighbours(scenario, own, Evaluator(scenario, profile), budget, tell)
-    if unasked:
-        left_out.append(f"{unasked} layouts near this one, as the program is large")
-    points, unasked = scaling(scenario, profile, budget, tell)
-    if unasked:
-        left_out.append(f"{unasked} other numbers of devices, as the program is large")
-    otherwise = Otherwise(scenario, profile, budget)
-    swayed, unasked = sensitivities(own, plan, tried, otherwise, tell)
-    if unasked:
-        left_out.append(f"{unasked} inputs, as the program is large")
-    even = break_evens(own, plan, tried, otherwise, tell)
-    if plan.devices is not None:
-        left_out.append("other degrees and placements, as the device of every rank is given")
-    if plan.microbatch_groups is not None:
-        left_out.append("other microbatches and replicas, as the plan has groups of microbatches")
-    if plan.schedule == "given":
-        left_out.append("other ranks, microbatches and slices in the given order, which is for its")
-    return replace(
-        found,
-        neighbours=tuple(one.neighbour for one in tried),
-        scaling=points,
-        sensitivities=swayed,
-        break_evens=even,
-        left_out=tuple(left_out),
-    )
+        return of_layouts(prediction, found, tell)
 
 
 def _why_not(prediction: Prediction) -> str | None:

@@ -11,7 +11,7 @@ MOST_PASSES = 60_000_000
 """Passes simulated in all: about three seconds on a core where the engine is compiled."""
 _UNSHAPED = 200
 """How many times longer a pass takes whose program is made of actions."""
-_INTERPRETED = 100
+_INTERPRETED = 500
 """How many times longer it takes where nothing compiles the engine."""
 
 
