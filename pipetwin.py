@@ -541,13 +541,24 @@ def completion(
 
 
 @app.command
-def doctor() -> int:
-    """Tell what this machine can do: cores, memory, torch, GPUs, transports, browser."""
-    from executor.doctor import examine
-    from reports.terminal import basics as terminal
+def doctor(*, run: o.Flag = False, json: o.Json = False) -> int:
+    """Tell what works on this machine, and what mends the rest.
 
-    terminal.show_doctor([(f.what, f.status, f.detail) for f in examine()])
-    return 0
+    Exit code 1 where something needed is broken; what is optional and missing is only told.
+
+    Parameters
+    ----------
+    run
+        Also simulate a known case, and run two ranks for real: some seconds.
+    """
+    from executor import doctor as executor_doctor
+    from reports.terminal import health as terminal
+    from sim import health
+
+    findings = [*health.examine(), *executor_doctor.examine()]
+    if run:
+        findings += [health.closed_form(), executor_doctor.tiny_run()]
+    return terminal.show_findings(findings, as_json=json)
 
 
 teach(app)

@@ -54,7 +54,7 @@ WORDS = (
     (("pipetwin", "plan", "x", "--cluster", "a100-8"), {"a100-80gb"}),
     (("pipetwin", "plan", "x", "--only", "p2p", "=", "bl"), {"blocking"}),
     (("pipetwin", "schedule", "show", "interl"), {"interleaved"}),
-    (("pipetwin", "validate", "--published", "ptdp.fig7,ptdp.fig8"), {"ptdp.fig7,ptdp.fig8"}),
+    (("pipetwin", "validate", "--published", "ptdp.fig7,ptdp.table1"), {"ptdp.fig7,ptdp.table1"}),
     (("pipetwin", "simulate", "mine/my"), {"mine/my-model.yaml"}),
 )
 

@@ -152,14 +152,6 @@ def show_check(schedule: Schedule, report: CheckReport, *, as_json: bool) -> Non
             out.print(f"  {w}")
 
 
-def show_doctor(findings: Sequence[tuple[str, str, str]]) -> None:
-    """What this machine can do."""
-    table = plain_table("what", "status", "detail")
-    for finding in findings:
-        table.add_row(*finding)
-    console().print(table)
-
-
 _STYLES = {
     Kind.FORWARD: "bold blue",
     Kind.BACKWARD: "bold green",
