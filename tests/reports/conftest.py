@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import Shown, opened
+from page_kinds import HOSTILE, KINDS, Use
 
-from reports.pages.page import render
-from reports.pages.page_elastic import render_elastic
-from reports.pages.page_variants import render_variants
 from scenarios.loader import Loaded, load
 from scenarios.schema import Scenario
 from sim.calibration import calibrate_from_runs
-from sim.comparison import LoopRow, compare, own_costs
+from sim.comparison import LoopRow, own_costs
 from sim.cost.costs import ActionCosts
 from sim.elastic_comparison import ElasticComparison, compare_elastic
 from sim.elastic_measurement import ElasticMeasurement, MeasuredEpoch, MeasuredTransition
@@ -27,14 +26,6 @@ from sim.measurement import Measurement
 from sim.prediction import Prediction, predict
 from sim.variants import VariantsResult, beside, calibration_slicings
 
-HOSTILE = "<script>alert(1)</script>"
-RUN = (
-    "training.checkpoint_interval=2 h",
-    "training.checkpoints=background",
-    "training.checkpoint_stall=0.2",
-    "training.stragglers={share: 0.01, slowdown: 1.2}",
-    "training.jitter=0.01",
-)
 ELASTIC = (
     "elastic={epochs: 6, samples: 96, alpha: 0.5, transition: {rebuild: 200 ms}}",
     "plan.placement=pipeline-data-tensor",
@@ -181,44 +172,53 @@ def elastic_runs(ablated: tuple[AblationRow, ...]) -> ElasticComparison:
 
 
 @pytest.fixture(scope="session")
-def pages(
-    prediction: Prediction,
-    loaded: Loaded,
-    measurement: Measurement,
-    loop: tuple[LoopRow, ...],
-    large: Prediction,
-    variants: VariantsResult,
-    elastic_loaded: Loaded,
-    ablated: tuple[AblationRow, ...],
-    elastic_runs: ElasticComparison,
-) -> dict[str, str]:
-    """Pages by name: everything there is, a published cluster, a whole training run on it, times
-    only, a long timeline, slices, variants side by side, an elastic run predicted, and executed
-    beside a static one."""
-    cluster, run = load("megatron/175b"), load("megatron/175b-run", RUN)
-    hostile = replace(prediction, scenario=replace(prediction.scenario, name=HOSTILE))
-    return {
-        "full": render(
-            hostile,
-            loaded=loaded,
-            measurement=measurement,
-            comparison=compare(prediction, measurement),
-            loop=loop,
-            command=f"pipetwin simulate '{HOSTILE}'",
-        ),
-        "cluster": render(predict(cluster.scenario), loaded=cluster),
-        "run": render(predict(run.scenario), loaded=run),
-        "times": render(predict(load("replay/stage-times").scenario), loaded=None),
-        "large": render(large, loaded=None),
-        "sliced": render(variants.cases[1].prediction, loaded=variants.cases[1].loaded),
-        "variants": render_variants(variants, "pipetwin run local-terapipe --report r.html"),
-        "elastic": render_elastic(
-            ablated[-1].prediction, ablated, loaded=elastic_loaded, command="pipetwin simulate e"
-        ),
-        "executed": render_elastic(
-            ablated[-1].prediction, (), loaded=None, comparison=elastic_runs
-        ),
-    }
+def times() -> Prediction:
+    """A scenario of stage times only."""
+    return predict(load("replay/stage-times").scenario)
+
+
+class Pages(Mapping[str, str]):
+    """The pages of every kind by name, each made when it is first asked for."""
+
+    def __init__(self, use: Use) -> None:
+        self._use = use
+        self._made: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self._made:
+            self._made[name] = KINDS[name].make(self._use)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(KINDS)
+
+    def __len__(self) -> int:
+        return len(KINDS)
+
+
+class Files(Mapping[str, Path]):
+    """The pages as files, each written when it is first asked for."""
+
+    def __init__(self, pages: Pages, folder: Path) -> None:
+        self._pages, self._folder = pages, folder
+
+    def __getitem__(self, name: str) -> Path:
+        path = self._folder / f"{name}.html"
+        if not path.exists():
+            path.write_text(self._pages[name], encoding="utf-8")
+        return path
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pages)
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+
+@pytest.fixture(scope="session")
+def pages(request: pytest.FixtureRequest) -> Pages:
+    """Pages by name (`page_kinds.KINDS`)."""
+    return Pages(request.getfixturevalue)
 
 
 @pytest.fixture(scope="session")
@@ -237,11 +237,13 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def files(pages: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def files(pages: Pages, tmp_path_factory: pytest.TempPathFactory) -> Files:
     """The pages as files."""
-    folder = tmp_path_factory.mktemp("pages")
-    written = {}
-    for name, text in pages.items():
-        written[name] = folder / f"{name}.html"
-        written[name].write_text(text, encoding="utf-8")
-    return written
+    return Files(pages, tmp_path_factory.mktemp("pages"))
+
+
+@pytest.fixture(scope="module")
+def shown(request: pytest.FixtureRequest, browser: Any, files: Files) -> Iterator[Shown]:
+    """The page of a kind (the parameter), opened once for all tests of a module."""
+    with opened(browser, files[request.param], 1280, "light") as (page, heard):
+        yield Shown(page, heard)

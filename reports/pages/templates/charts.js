@@ -63,30 +63,47 @@
     };
   });
 
-  const draw = () => Promise.all(figures.map((figure) => figure()));
-  let width = document.documentElement.clientWidth, waiting = 0;
+  const scheme = matchMedia("(prefers-color-scheme: dark)"), root = document.documentElement;
+
+  /* Draws all; then the page says for which width and scheme it is drawn. */
+  function draw() {
+    delete root.dataset.drawn;
+    return Promise.all(figures.map((figure) => figure())).then(() => {
+      root.dataset.drawn = `${root.clientWidth} ${scheme.matches ? "dark" : "light"}`;
+    });
+  }
+
+  let width = root.clientWidth, waiting = 0;
   window.addEventListener("resize", () => {
-    if (document.documentElement.clientWidth === width) return;
-    width = document.documentElement.clientWidth;
+    if (root.clientWidth === width) return;
+    width = root.clientWidth;
     cancelAnimationFrame(waiting);
     waiting = requestAnimationFrame(draw);
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  scheme.addEventListener("change", draw);
 
-  /* On paper: light, as wide as the paper, with every table open. */
+  /* On paper: light, as wide as the paper, with every table open and no wider than the paper. */
+  const PAPER = 680;
   const folded = [...document.querySelectorAll("details:not([open])")];
   window.addEventListener("beforeprint", () => {
-    document.documentElement.dataset.theme = "light";
-    document.querySelectorAll(".drawing").forEach((d) => { d.style.width = "680px"; });
+    root.dataset.theme = "light";
+    document.querySelectorAll(".drawing").forEach((d) => { d.style.width = `${PAPER}px`; });
     folded.forEach((d) => { d.open = true; });
+    document.querySelectorAll("table").forEach((table) => {
+      table.style.width = "1px";
+      const least = table.offsetWidth;
+      table.style.width = "";
+      if (least > PAPER) table.style.zoom = String(PAPER / least);
+    });
     draw();
   });
   window.addEventListener("afterprint", () => {
-    delete document.documentElement.dataset.theme;
+    delete root.dataset.theme;
     document.querySelectorAll(".drawing").forEach((d) => { d.style.width = ""; });
     folded.forEach((d) => { d.open = false; });
+    document.querySelectorAll("table").forEach((table) => { table.style.zoom = ""; });
     draw();
   });
 
-  draw().then(() => { document.documentElement.dataset.drawn = "yes"; });
+  draw();
 })();
