@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from reports import compare_words, tables, words
-from reports.compare_words import FIGURES, signed, titled
+from reports.compare_figures import FIGURES, change, difference, signed
+from reports.compare_words import capital, titled
 from reports.tables import Cell, Table
 from sim.differences import Differences, FieldDifference, Side, source
 from sim.timeline.memory import MemoryCurve
@@ -41,10 +42,10 @@ def fields_table(found: Differences) -> Table:
                 tables.text(source(found.b, own.field)),
             )
         )
-    a, b = found.a.label, found.b.label
+    a, b = (capital(side.label) for side in found.sides)
     return Table(
         caption="Values that differ",
-        columns=("Field", a, b, f"Where {a} has it from", f"Where {b} has it from"),
+        columns=("Field", a, b, f"{a}: where from", f"{b}: where from"),
         rows=tuple(rows),
         groups=groups,
     )
@@ -80,12 +81,12 @@ def figures_table(found: Differences, caption: str, names: Iterable[str] = ()) -
                 _cell(own.a, about.text, f"{at}.a"),
                 _cell(own.b, about.text, f"{at}.b"),
                 Cell(
-                    text=compare_words.difference(own),
+                    text=difference(own),
                     value=own.difference,
                     figure=f"{at}.difference",
                 ),
                 Cell(
-                    text=compare_words.change(own) if about.relative else "",
+                    text=change(own) if about.relative else "",
                     value=own.ratio - 1 if own.ratio is not None and about.relative else None,
                 ),
             )
@@ -94,7 +95,7 @@ def figures_table(found: Differences, caption: str, names: Iterable[str] = ()) -
 
 
 def _columns(found: Differences, first: str, *, change: bool) -> tuple[str, ...]:
-    columns = (first, titled(found.a), titled(found.b), "Difference")
+    columns = (first, *(capital(titled(side)) for side in found.sides), "Difference")
     return (*columns, "Change") if change else columns
 
 
@@ -199,7 +200,7 @@ def ranks_table(found: Differences) -> Table:
                 )
         rows.append(tuple(row))
     names = ("busy", "exposed communication", "bubble")
-    labels = (found.a.label, found.b.label)
+    labels = [capital(side.label) for side in found.sides]
     columns = ("Rank", *(f"{label}, {name}" for name in names for label in labels))
     return Table(
         caption="Time per rank",

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-
 from reports import words
-from reports.training_words import days
-from reports.words import NBSP, UNKNOWN, count, dollars, duration, percent, significant, size
+from reports.compare_figures import FIGURES
+from reports.words import count, dollars, duration, percent, size
 from sim.differences import Differences, FigureDifference, Side, Work
 from sim.timeline.figures import BUBBLE, TENSOR_PARALLEL
 
-MINUS = "−"
 _PLURAL = frozenset(
     {
         "forward",
@@ -25,82 +21,8 @@ _PLURAL = frozenset(
     }
 )
 """Categories of time whose names are plural."""
-
-
-@dataclass(frozen=True, slots=True)
-class FigureWords:
-    """How a figure is told: its name, its text, that of a difference where it is another (then a
-    change in percent would be read as that); whether less of it is better (None: neither)."""
-
-    name: str
-    text: Callable[[float], str]
-    gap: Callable[[float], str] | None = None
-    less_is_better: bool | None = True
-
-    @property
-    def relative(self) -> bool:
-        """Whether its change is told in percent."""
-        return self.gap is not _points
-
-
-def _points(fraction: float) -> str:
-    """A difference of shares: `4.2 points`, of a hundred."""
-    return f"{percent(fraction).removesuffix('%')}points"
-
-
-def _days(number: float) -> str:
-    return f"{significant(number, 3)}{NBSP}days"
-
-
-FIGURES: Mapping[str, FigureWords] = {
-    "iteration_s": FigureWords("Iteration time", lambda s: duration(s * 1e9)),
-    "sequences_per_s": FigureWords("Sequences a second", significant, less_is_better=False),
-    "tokens_per_s": FigureWords("Tokens a second", significant, less_is_better=False),
-    "tokens_per_s_per_device": FigureWords(
-        "Tokens a second per device", significant, less_is_better=False
-    ),
-    "model_tflops_per_gpu": FigureWords(
-        "Model throughput per device", words.tflops, less_is_better=False
-    ),
-    "hardware_tflops_per_gpu": FigureWords(
-        "Hardware throughput per device", words.tflops, less_is_better=None
-    ),
-    "mfu": FigureWords("Model FLOPs utilisation", percent, _points, False),
-    "bubble_fraction": FigureWords("Pipeline bubble", percent, _points),
-    "exposed_communication_fraction": FigureWords("Exposed communication", percent, _points),
-    "peak_memory_bytes": FigureWords("Peak memory, fullest rank", size),
-    "devices": FigureWords("Devices", count, less_is_better=None),
-    "sequences_per_iteration": FigureWords("Sequences an iteration", count, less_is_better=None),
-    "device_s_per_iteration": FigureWords(
-        "Device time of an iteration", lambda s: duration(s * 1e9)
-    ),
-    "training_days": FigureWords("Training run, without failures", days, _days),
-    "training_gpu_hours": FigureWords(
-        "Its device hours", lambda hours: f"{count(hours)}{NBSP}hours"
-    ),
-    "training_cost_dollars": FigureWords("Its cost", dollars),
-    "expected_days": FigureWords("Training run, as expected with failures", days, _days),
-    "expected_dollars": FigureWords("Its expected cost", dollars),
-    "dollars_per_billion_tokens": FigureWords("Cost of a billion tokens", dollars),
-}
-
-
-def signed(value: float, text: Callable[[float], str]) -> str:
-    """A difference with its sign: `+2.2 GiB`, `−632 ms`; `0` for none."""
-    if not value:
-        return "0"
-    return f"{'+' if value > 0 else MINUS}{text(abs(value))}"
-
-
-def difference(own: FigureDifference) -> str:
-    """B less A, as text."""
-    about = FIGURES[own.name]
-    return UNKNOWN if own.difference is None else signed(own.difference, about.gap or about.text)
-
-
-def change(own: FigureDifference) -> str:
-    """B over A, less 1, in percent."""
-    return UNKNOWN if own.ratio is None else percent(own.ratio - 1, signed=True)
+_WORTH_TELLING = 0.05
+"""The least second difference in time that is told, as a share of the largest."""
 
 
 def origins(found: Differences) -> str:
@@ -113,7 +35,17 @@ def origins(found: Differences) -> str:
 
 def titled(side: Side) -> str:
     """A side's label, with simulated or measured."""
-    return side.label if side.label == side.origin else f"{side.label} ({side.origin})"
+    return f"{side.label} ({side.origin})"
+
+
+def capital(text: str) -> str:
+    """Text at the head of a sentence; a name that someone gave stays as it was given."""
+    return f"T{text[1:]}" if text.startswith("the ") else text
+
+
+def titled_at_head(side: Side) -> str:
+    """The same at the head of a title."""
+    return capital(titled(side))
 
 
 def comparable(work: Work) -> str:
@@ -137,24 +69,41 @@ def verdict(found: Differences) -> str:
             f"Nothing differs: {words.subject(a.scenario)} takes {duration(a.iteration_ns)} an "
             f"iteration in both ({a.origin})."
         )
+    if not found.fields and a.origin != b.origin:
+        return _predicted(found)
     own = _measure(found)
     if own is None or own.a is None or own.b is None:
         times = f"{a.label} takes {duration(a.iteration_ns)} an iteration, {b.label} "
-        return f"{times}{duration(b.iteration_ns)} ({origins(found)}).{_misfits(found)}"
-    if own.a == own.b:
+        text = f"{times}{duration(b.iteration_ns)} ({origins(found)})"
+    elif own.a == own.b:
         alike = "do as much per device" if found.work == "other model" else "are equally fast"
         text = f"{a.label} and {b.label} {alike}: {_amount(own, own.a)}"
-        return f"{text} ({origins(found)}){_price(found, b, a)}.{_misfits(found)}"
-    b_wins = (own.b < own.a) == bool(FIGURES[own.name].less_is_better)
-    winner, loser = (b, a) if b_wins else (a, b)
-    best, other = (own.b, own.a) if b_wins else (own.a, own.b)
-    word = "less" if best < other else "more"
-    change = percent(abs(best / other - 1))
-    text = (
-        f"{winner.label} {_better(found)}: {_amount(own, best)}, {change} {word} "
-        f"than {possessive(loser.label)} {FIGURES[own.name].text(other)} ({origins(found)})"
+        text = f"{text} ({origins(found)}){_price(found, b, a)}"
+    else:
+        b_wins = (own.b < own.a) == bool(FIGURES[own.name].less_is_better)
+        winner, loser = (b, a) if b_wins else (a, b)
+        best, other = (own.b, own.a) if b_wins else (own.a, own.b)
+        word = "less" if best < other else "more"
+        change = percent(abs(best / other - 1))
+        text = (
+            f"{winner.label} {_better(found)}: {_amount(own, best)}, {change} {word} than "
+            f"{possessive(loser.label)} {FIGURES[own.name].text(other)} ({origins(found)})"
+            f"{_noise(found)}{_price(found, winner, loser)}"
+        )
+    return f"{capital(text)}.{_misfits(found)}"
+
+
+def _predicted(found: Differences) -> str:
+    """The verdict on a run beside the prediction of the very same scenario."""
+    a, b = found.sides
+    run, own = (a, b) if a.origin == "measured" else (b, a)
+    off = own.iteration_ns / run.iteration_ns - 1 if run.iteration_ns else 0.0
+    side = "above" if off >= 0 else "below"
+    return (
+        f"{words.subject(run.scenario)} took {duration(run.iteration_ns)} an iteration (measured); "
+        f"{duration(own.iteration_ns)} are predicted (simulated), {percent(abs(off))} {side}"
+        f"{_noise(found)}.{_misfits(found)}"
     )
-    return f"{text}{_noise(found)}{_price(found, winner, loser)}.{_misfits(found)}"
 
 
 def _measure(found: Differences) -> FigureDifference | None:
@@ -262,7 +211,7 @@ def misfit(side: Side) -> str:
 
 def _misfits(found: Differences) -> str:
     known = [text for side in found.sides if (text := misfit(side))]
-    return f" {'; '.join(known)}." if known else ""
+    return f" {capital('; '.join(known))}." if known else ""
 
 
 def fields_claim(found: Differences) -> str:
@@ -304,7 +253,7 @@ def figures_claim(found: Differences) -> str:
     a, b = found.sides
     lost = [side.summary["bubble_fraction"] for side in found.sides]
     exposed = [side.summary["exposed_communication_fraction"] for side in found.sides]
-    return (
+    return capital(
         f"{b.label} loses {percent(lost[1])} of its rank-time to the pipeline bubble and "
         f"{percent(exposed[1])} to exposed communication, {a.label} {percent(lost[0])} and "
         f"{percent(exposed[0])}"
@@ -324,21 +273,19 @@ def time_claim(found: Differences) -> str:
     own = [c for c in found.categories if c.difference_ns]
     if not own:
         return f"The time goes where it went: {duration(found.a.iteration_ns)} in both"
-    label = found.b.label
-    along = [c for c in own if (c.difference_ns > 0) == (total > 0)] if total else own[:1]
-    against = [c for c in own if c not in along]
     parts: list[str] = []
-    for chosen in (along[:1], against[:1]):
-        for c in chosen:
-            name = category(c.category)
-            name = f"the {name}" if c.category == BUBBLE else name
-            verb = "take" if c.category in _PLURAL else "takes"
-            word = "more" if c.difference_ns > 0 else "less"
-            start = name if parts else f"{name[0].upper()}{name[1:]}"
-            here = f" in {label}" if not parts else ""
-            parts.append(f"{start} {verb} {duration(abs(c.difference_ns))} {word}{here}")
+    for c in own[:2]:
+        if abs(c.difference_ns) < _WORTH_TELLING * abs(own[0].difference_ns):
+            break
+        name = category(c.category)
+        name = f"the {name}" if c.category == BUBBLE else name
+        verb = "take" if c.category in _PLURAL else "takes"
+        word = "more" if c.difference_ns > 0 else "less"
+        start = name if parts else f"{name[0].upper()}{name[1:]}"
+        here = f" in {found.b.label}" if not parts else ""
+        parts.append(f"{start} {verb} {duration(abs(c.difference_ns))} {word}{here}")
     word = "more" if total > 0 else "less"
-    end = f"in all it is {duration(abs(total))} {word}" if total else "in all nothing"
+    end = f"in all it is {duration(abs(total))} {word}" if total else "in all as much"
     return f"{', '.join(parts)}; {end}"
 
 
@@ -354,7 +301,7 @@ def memory_claim(found: Differences) -> str:
         text = (
             f"{known.label} peaks at {size(known.peak_bytes)}; what {other.label} holds is unknown"
         )
-        return "; ".join([text, *misfits])
+        return capital("; ".join([text, *misfits]))
     more = b.peak_bytes - a.peak_bytes
     word = "more" if more > 0 else "less"
     gap = f"{size(abs(more))} {word}" if more else "as much"
@@ -365,7 +312,7 @@ def memory_claim(found: Differences) -> str:
     spare = b.summary["memory_capacity_bytes"]
     if spare is not None and not misfits:
         text += f", with {size(spare - b.peak_bytes)} to spare"
-    return "; ".join([text, *misfits])
+    return capital("; ".join([text, *misfits]))
 
 
 def timelines_claim(found: Differences) -> str:
@@ -373,7 +320,9 @@ def timelines_claim(found: Differences) -> str:
     fills = [_fill(side) for side in found.sides]
     a, b = found.sides
     if fills[0] is None or fills[1] is None:
-        return f"{a.label} and {b.label} on one axis of time"
+        return capital(f"{a.label} and {b.label} on one axis of time")
+    if fills[0] == fills[1]:
+        return f"In both the last rank starts after {duration(fills[0])}"
     return (
         f"The last rank of {b.label} starts after {duration(fills[1])}, that of {a.label} after "
         f"{duration(fills[0])}"

@@ -25,6 +25,7 @@ from sim.prediction import predict
 from sim.variants import DRAWS
 
 _HEAD = 200
+_CALLED = {"measured": "the run", "simulated": "the prediction"}
 _MEASURED = b'"pipetwin-'
 
 
@@ -181,7 +182,7 @@ def _measurement(path: Path, variant: str | None) -> Measurement:
 
 def _named(a: Side, b: Side, names: str) -> tuple[Side, Side]:
     """Both sides with what they are called: as asked for, or by their scenarios where these differ,
-    by simulated and measured where those do, else A and B."""
+    as a run and its prediction where only one is measured, else A and B."""
     if names:
         given = [text.strip() for text in names.split(",")]
         if len(given) != 2 or not all(given) or given[0] == given[1]:
@@ -191,5 +192,5 @@ def _named(a: Side, b: Side, names: str) -> tuple[Side, Side]:
     if a.scenario.name != b.scenario.name:
         labels = (a.scenario.name, b.scenario.name)
     elif a.origin != b.origin:
-        labels = (a.origin, b.origin)
+        labels = (_CALLED[a.origin], _CALLED[b.origin])
     return replace(a, label=labels[0]), replace(b, label=labels[1])

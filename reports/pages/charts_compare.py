@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from reports import compare_words
+from reports.compare_figures import FIGURES, change, signed
 from reports.compare_tables import path_kinds, path_seconds
-from reports.compare_words import FIGURES, signed
 from reports.pages import charts, gantt
 from reports.pages.charts import RANK_PARTS, Chart, chart_of, marker_of
 from reports.pages.charts_training import COLORS
@@ -19,19 +19,18 @@ from reports.words import GIB, PATH_NAMES, duration, family
 from sim.differences import Differences, FigureDifference, Side
 
 CHANGES = (
-    "iteration_s",
-    "sequences_per_s",
-    "tokens_per_s",
-    "tokens_per_s_per_device",
-    "model_tflops_per_gpu",
-    "peak_memory_bytes",
-    "device_s_per_iteration",
-    "training_days",
-    "training_cost_dollars",
-    "expected_days",
-    "expected_dollars",
-    "dollars_per_billion_tokens",
+    ("iteration_s",),
+    ("device_s_per_iteration",),
+    ("tokens_per_s", "sequences_per_s"),
+    ("tokens_per_s_per_device",),
+    ("model_tflops_per_gpu",),
+    ("peak_memory_bytes",),
+    ("expected_days", "training_days"),
+    ("expected_dollars", "training_cost_dollars", "dollars_per_billion_tokens"),
 )
+"""Figures whose change is drawn; of several the first that is known."""
+PER_DEVICE = ("device_s_per_iteration", "tokens_per_s_per_device")
+"""Those that tell nothing new where both have as many devices."""
 LEAST_STEP = 0.002
 """The least step that the waterfall draws alone, as a share of its largest."""
 _PARTS: Mapping[str, str] = {"training": "work", **COLORS}
@@ -39,7 +38,12 @@ _PARTS: Mapping[str, str] = {"training": "work", **COLORS}
 
 def drawn_changes(found: Differences) -> list[FigureDifference]:
     """The figures whose change in percent is drawn."""
-    own = (found.figure(name) for name in CHANGES)
+    a, b = (side.scenario.plan.num_devices for side in found.sides)
+    groups = [names for names in CHANGES if a != b or names[0] not in PER_DEVICE]
+    own = (
+        next((f for name in names if (f := found.figure(name)) is not None), None)
+        for names in groups
+    )
     return [f for f in own if f is not None and f.ratio is not None]
 
 
@@ -51,12 +55,12 @@ def changes(found: Differences) -> Chart:
             FIGURES[f.name].name,
             0.0,
             100 * ((f.ratio or 0) - 1),
-            compare_words.change(f),
+            change(f),
             "predicted",
         )
         for f in own
     ]
-    return _bars(steps, "change, %", "%{y}: %{text}")
+    return _bars(steps, "change, %")
 
 
 def waterfall(found: Differences) -> Chart:
@@ -81,7 +85,7 @@ def path_waterfall(found: Differences) -> Chart:
 def _falling(gaps: Sequence[tuple[str, float, str]], whole: str) -> Chart:
     """Bars, each from where the one above ended; small ones are one step together."""
     largest = max(abs(gap) for _, gap, _ in gaps)
-    scale, unit = _scale(largest)
+    scale, unit = _scale(max(largest, abs(sum(gap for _, gap, _ in gaps))))
     steps, at, rest = [], 0.0, 0.0
     for name, gap, colour in gaps:
         if abs(gap) <= LEAST_STEP * largest:
@@ -92,7 +96,7 @@ def _falling(gaps: Sequence[tuple[str, float, str]], whole: str) -> Chart:
     if round(rest):
         steps.append(_step("all others", at, rest, scale, "grey"))
     steps.append(_step(whole, 0, at + rest, scale, "accent"))
-    return _bars(steps, f"difference in {unit}", "%{y}: %{text}")
+    return _bars(steps, f"difference in {unit}")
 
 
 def _step(
@@ -101,44 +105,39 @@ def _step(
     return name, at / scale, step / scale, signed(step, duration), colour
 
 
-def _bars(steps: Sequence[tuple[str, float, float, str, str]], title: str, hover: str) -> Chart:
-    """Horizontal bars from a base, each with its text at its end, the first on top."""
-    bars = []
-    for name, base, length, text, colour in steps:
-        bars.append(
-            {
-                "type": "bar",
-                "orientation": "h",
-                "base": [base],
-                "x": [length],
-                "y": [name],
-                "text": [text],
-                "textposition": "outside",
-                "cliponaxis": False,
-                "constraintext": "none",
-                "marker": marker_of(colour),
-                "hovertemplate": f"{hover}<extra></extra>",
-            }
-        )
-    ends = [(base, base + length) for _, base, length, _, _ in steps]
-    room = 0.3 * (max(0.0, *map(max, ends)) - min(0.0, *map(min, ends)) or 1.0)
-    low = min(0.0, *(end - room if end < base else base for base, end in ends))
-    high = max(0.0, *(end + room if end >= base else base for base, end in ends))
+def _bars(steps: Sequence[tuple[str, float, float, str, str]], title: str) -> Chart:
+    """Horizontal bars from a base, the first on top. Each has its text below its name: beside a bar
+    of either direction it would meet the names on a narrow page."""
+    names = [f"{name}<br>{text}" for name, _, _, text, _ in steps]
+    bars = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "base": [base],
+            "x": [length],
+            "y": [shown],
+            "marker": marker_of(colour),
+            "hovertemplate": f"{name}: {text}<extra></extra>",
+        }
+        for shown, (name, base, length, text, colour) in zip(names, steps, strict=True)
+    ]
+    ends = [end for _, base, length, _, _ in steps for end in (base, base + length)]
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    room = 0.04 * ((high - low) or 1.0)
     x = {
         "title": {"text": title},
-        "range": [low, high],
+        "range": [low - room, high + room],
         "fixedrange": True,
         "zeroline": True,
+        "nticks": 7,
     }
-    names = [name for name, *_ in steps]
     y = {
         "type": "category",
         "categoryarray": names[::-1],
         "fixedrange": True,
         "showgrid": False,
     }
-    height = 74 + 29 * len(steps)
-    return chart_of(bars, height, x, y, barmode="overlay", bargap=0.3)
+    return chart_of(bars, 74 + 42 * len(steps), x, y, barmode="overlay", bargap=0.38)
 
 
 def _scale(longest_ns: float) -> tuple[float, str]:
@@ -246,10 +245,11 @@ def timelines(found: Differences) -> dict[str, Any]:
         cut = gantt.cut_of(side.scenario)
         track = gantt.Track(side.timeline, side.program, cut)
         first = len(labels)
-        title = f"{side.label}, {side.origin}: {duration(side.timeline.iteration_ns)}"
+        name = compare_words.capital(side.label)
+        title = f"{name}, {side.origin}: {duration(side.timeline.iteration_ns)}"
         drawn += gantt._drawn(track, partial(operator.add, first))
         for rank in range(side.timeline.num_ranks):
-            place = f"{side.label}: rank {rank} ({side.origin})"
+            place = f"{name}: rank {rank} ({side.origin})"
             labels.append(
                 {
                     "label": str(rank),

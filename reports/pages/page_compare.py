@@ -24,8 +24,8 @@ def render_comparison(found: Differences, command: str = "") -> str:
         sections_compare.sources_section(found, command),
     )
     return fill(
-        title=f"{a.label} beside {b.label}",
-        name=f"{a.label} beside {b.label}",
+        title=compare_words.capital(f"{a.label} beside {b.label}"),
+        name=compare_words.capital(f"{a.label} beside {b.label}"),
         description=_description(found),
         fits=b.summary["fits"],
         verdict=compare_words.verdict(found),
@@ -41,4 +41,4 @@ def _description(found: Differences) -> str:
     if a == b:
         names = {side.scenario.name for side in found.sides}
         return f"Both are {a}{f': {names.pop()}' if len(names) == 1 else ''}"
-    return f"{found.a.label} is {a}, {found.b.label} is {b}"
+    return compare_words.capital(f"{found.a.label} is {a}, {found.b.label} is {b}")

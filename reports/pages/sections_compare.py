@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from reports import compare_tables, compare_words, words
-from reports.compare_words import FIGURES, titled
+from reports.compare_figures import FIGURES, change, difference
+from reports.compare_words import titled
 from reports.pages import charts, charts_compare, gantt
 from reports.pages.assumptions import assumptions_section
 from reports.pages.sections import Figure, Legend, Section, Tile, legend_of, window_note
@@ -35,12 +36,12 @@ def tiles(found: Differences) -> list[Tile]:
                 continue
             note = ""
             if letter == "b" and own.difference is not None:
-                note = f"{compare_words.difference(own)}, {compare_words.change(own)}"
+                note = f"{difference(own)}, {change(own)}"
                 note = note if own.difference else "the same"
             what = _TILES.get(name, about.name)
             made.append(
                 Tile(
-                    label=f"{side.label}, {what[0].lower()}{what[1:]}",
+                    label=f"{compare_words.capital(side.label)}, {what[0].lower()}{what[1:]}",
                     text=about.text(value),
                     note=note or _tile_note(side, name),
                     origin="measured" if side.origin == "measured" else "simulated",
@@ -117,6 +118,7 @@ def time_section(found: Differences) -> Section:
         if found.by_pass
         else ""
     )
+    fair = f"{compare_words.comparable(found.work)} " if found.work != "same" else ""
     drawn = " and ".join(
         f"{side.label} with the median of every action, "
         f"{words.duration(side.timeline.iteration_ns)}"
@@ -129,7 +131,7 @@ def time_section(found: Differences) -> Section:
         *(
             Figure(
                 name=f"by-rank-{letter}",
-                title=f"{titled_once(side)}: the time of every rank",
+                title=f"{compare_words.titled_at_head(side)}: the time of every rank",
                 data=charts_compare.by_rank(side, longest),
                 legend=legend,
                 half=True,
@@ -143,9 +145,9 @@ def time_section(found: Differences) -> Section:
         name="time",
         topic="Where the time differs",
         claim=compare_words.time_claim(found),
-        reading="The mean rank-time of every category sums to the iteration time, so the steps "
-        f"sum to the difference exactly.{whole} A critical path is the chain of actions whose "
-        "length is the iteration time: only a difference on it is a difference in time.",
+        reading=f"{fair}The mean rank-time of every category sums to the iteration time, so the "
+        f"steps sum to the difference exactly.{whole} A critical path is the chain of actions "
+        "whose length is the iteration time: only a difference on it is a difference in time.",
         figures=tuple(figures),
         tables=(
             compare_tables.categories_table(found),
@@ -175,11 +177,6 @@ def _paths(found: Differences) -> Iterator[Figure]:
         )
 
 
-def titled_once(side: Side) -> str:
-    """A side's label with simulated or measured, once."""
-    return titled(side)[0].upper() + titled(side)[1:] if side.label == side.origin else titled(side)
-
-
 def memory_section(found: Differences) -> Section:
     """Every rank's peak, side by side and by kind."""
     known = [(letter, side) for letter, side in zip("ab", found.sides, strict=True) if _peaks(side)]
@@ -203,7 +200,7 @@ def memory_section(found: Differences) -> Section:
         figures=tuple(
             Figure(
                 name=f"memory-{letter}",
-                title=f"{titled_once(side)}: what each rank holds at its peak",
+                title=f"{compare_words.titled_at_head(side)}: what each rank holds at its peak",
                 data=charts_compare.memory(side, highest, side.summary["memory_capacity_bytes"]),
                 legend=legend if side.memory else (("measured", "the highest seen"),),
                 half=True,
@@ -287,8 +284,7 @@ def sources_section(found: Differences, command: str) -> Section:
         name="assumptions",
         topic="Assumptions",
         claim=_sources_claim(found),
-        reading="A difference of two predictions rests on what they share and on what they do not: "
-        "an error that both have alike cancels in their ratio, one that only one has does not.",
+        reading=_sources_reading(found),
         tables=tuple(shown),
         lists=tuple(pair for heading in ordered for pair in _merged(heading, found, both)),
         code=command,
@@ -336,15 +332,33 @@ def _sources_claim(found: Differences) -> str:
     if a.origin != b.origin:
         measured, simulated = (a, b) if a.origin == "measured" else (b, a)
         return (
-            f"{titled_once(measured)} is what a run took, {titled(simulated)} what "
-            f"{_basis(simulated)} says; `pipetwin validate` tells how much of the difference is "
-            "the model's structure"
+            f"{compare_words.titled_at_head(measured)} is what a run took, {titled(simulated)} "
+            f"what {_basis(simulated)} says"
         )
     if a.origin == "measured":
         return "Both were measured, each in its own run"
     if _basis(a) == _basis(b):
         return f"Both are simulated from {_basis(a)}"
     return f"{a.label} is simulated from {_basis(a)}, {b.label} from {_basis(b)}"
+
+
+def _sources_reading(found: Differences) -> str:
+    a, b = found.sides
+    if a.origin != b.origin:
+        if found.fields:
+            return (
+                "Part of the difference is the prediction's error, part what differs in the plan."
+            )
+        return (
+            "The difference is the prediction's whole error; the command validate tells which part "
+            "of it is the model's structure, and which its durations."
+        )
+    if a.origin == "measured":
+        return "A difference smaller than that from run to run says nothing."
+    return (
+        "A difference of two predictions rests on what they share and on what they do not: an "
+        "error that both have alike cancels in their ratio, one that only one has does not."
+    )
 
 
 def _basis(side: Side) -> str:
