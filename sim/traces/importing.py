@@ -281,6 +281,9 @@ def _timeline(
             if came is not None:
                 # It may come before its sender is done with posting it, not before that began.
                 end = max(came + shift, sent[sender][send] + moved[sender] - begin)
+                if program.mode != "overlapped":
+                    # Both ends meet: nothing is under way before its receiver asks for it.
+                    start = max(start, each.wanted_ns.get(receive, came) + shift)
                 start = min(start, end)
             # There before anyone waited: no time is known, and none is given.
             end = max(start, end)

@@ -31,7 +31,7 @@ class Laid:
 
     posted_ns: when each message sent was posted. sent_ns: the earliest that it can have been.
     arrived_ns: when a message that was waited for came. there_ns: the latest that each message
-    received can have come. unnamed_ns: time of the flush given to `unnamed`, which has no name in
+    received can have come. wanted_ns: when the rank was free to wait for each. unnamed_ns: time of the flush given to `unnamed`, which has no name in
     the trace. idle_ns: time with nothing to wait for.
     """
 
@@ -40,6 +40,7 @@ class Laid:
     sent_ns: dict[Action, int]
     arrived_ns: dict[Action, int]
     there_ns: dict[Action, int]
+    wanted_ns: dict[Action, int]
     unnamed: Action | None
     unnamed_ns: int
     idle_ns: int
@@ -58,22 +59,26 @@ class _Rank:
         self.spans: list[Span] = []
         self.arrived: dict[Action, int] = {}
         self.there: dict[Action, int] = {}
+        self.wanted: dict[Action, int] = {}
         self.posted: dict[Action, int] = {}
         self.sent: dict[Action, int] = {}
         self.idle = self.unnamed_ns = 0
         self.named = named = {did.action for did in iteration.done}
         flush = [a for step in program.steps[rank] for a in step if a.kind in _BEFORE_STEP]
-        beside = Kind.REDUCE_GRADIENTS if program.overlapped_reduction else None
-        meetings = [a for a in flush if a not in named and a.kind is not beside]
+        meetings = [a for a in flush if a not in named]
         self.unnamed = meetings[-1] if meetings else None
 
     def laid(self) -> Laid:
         last: int | None = None
+        reduced = 0
         for did in self.iteration.done:
             kind = did.action.kind
             if kind is Kind.REDUCE_GRADIENTS and self.program.overlapped_reduction:
                 self._put("collective", did.action, did.start_ns, did.end_ns)
+                reduced = max(reduced, did.end_ns)
                 continue
+            if kind in FLUSH and last is not None:
+                last = max(last, min(reduced, did.start_ns))  # It waits for what went on beside.
             if kind in SENDS:
                 self.posted[did.action] = did.end_ns
                 self.sent[did.action] = did.start_ns
@@ -92,6 +97,7 @@ class _Rank:
             sent_ns=self.sent,
             arrived_ns=self.arrived,
             there_ns=self.there,
+            wanted_ns=self.wanted,
             unnamed=self.unnamed if self.unnamed_ns else None,
             unnamed_ns=self.unnamed_ns,
             idle_ns=self.idle,
@@ -141,6 +147,7 @@ class _Rank:
             came = max(after, waited)
             for message in waited_for:
                 self.arrived[message] = came
+                self.wanted[message] = after
                 # What ran in between did so before the message was needed.
                 self.there[message] = min(self.there[message], came)
             return came
