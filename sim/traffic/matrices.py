@@ -88,7 +88,7 @@ def _matrix(
     if whose:
         note = (
             f"{len(ends)} of {every} nodes: those of {whose}; "
-            f"{left / max(1, kept + left):.1%} of what they send goes to nodes not shown."
+            f"{100 * left / max(1, kept + left):.1f} % of what they send goes to nodes not shown."
         )
     return Matrix(
         ends=kind,

@@ -13,7 +13,12 @@ import pytest
 from scenarios.catalogue import catalogue
 from scenarios.loader import load
 from scenarios.schema import PRECISION_BYTES, Scenario
-from sim.cost.collectives import takes_tree, tensor_group
+from sim.cost.collectives import (
+    across_bytes_per_ns,
+    data_group,
+    takes_tree,
+    tensor_group,
+)
 from sim.cost.links import bytes_per_ns
 from sim.prediction import Prediction, predict
 from sim.schedule.actions import SENDS
@@ -222,6 +227,30 @@ def test_agrees_with_the_times_of_collectives(tensor: int) -> None:
         if data > 1:  # Replicas of a rank are neighbours, in one node.
             own = found.rank_bytes[rank]["data_parallel"] / (tensor * data)
             assert own == pytest.approx(time_ns * rate, rel=1e-3)
+
+
+@pytest.mark.parametrize("placement", ["tensor-pipeline-data", "data-tensor-pipeline"])
+def test_agrees_with_the_times_across_nodes(placement: str) -> None:
+    """Of replicas one on each node, and of sixteen over two nodes, what goes within nodes and
+    across takes the reduction's time, each at its bandwidth."""
+    size = ("plan.tensor=1", "plan.pipeline=8", "plan.data=4")
+    if placement == "data-tensor-pipeline":
+        size = ("plan.tensor=1", "plan.pipeline=2", "plan.data=16")
+    scenario = small(*FREE, *size, f"plan.placement={placement}", "plan.global_batch=64")
+    prediction, cluster, plan = predict(scenario), scenario.cluster, scenario.plan
+    assert cluster is not None
+    group = data_group(cluster, plan)
+    assert group.nodes > 1 and not takes_tree(1 << 20, group, cluster)
+    near, far = bytes_per_ns(cluster.intra_node), across_bytes_per_ns(group, cluster)
+    sent = sent_bytes(scenario, prediction.program)["data_parallel"]
+    times = times_of(prediction, "data_parallel")
+    for rank in range(plan.pipeline):
+        for device in (plan.device_of(rank, replica, 0) for replica in range(plan.data)):
+            time = 0.0
+            for (a, b), num_bytes in sent.items():
+                if a == device:
+                    time += num_bytes / (near if a // 8 == b // 8 else far)
+            assert time == pytest.approx(times[rank], rel=1e-4)
 
 
 @pytest.mark.parametrize(
