@@ -31,8 +31,9 @@ class Laid:
 
     posted_ns: when each message sent was posted. sent_ns: the earliest that it can have been.
     arrived_ns: when a message that was waited for came. there_ns: the latest that each message
-    received can have come. wanted_ns: when the rank was free to wait for each. unnamed_ns: time of the flush given to `unnamed`, which has no name in
-    the trace. idle_ns: time with nothing to wait for.
+    received can have come. wanted_ns: when the rank was free to wait for it. unnamed_ns: time of
+    the flush given to `unnamed`, which has no name in the trace. idle_ns: time with nothing to
+    wait for.
     """
 
     spans: tuple[Span, ...]
