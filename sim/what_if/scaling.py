@@ -76,6 +76,8 @@ def _scenarios(scenario: Scenario, kind: Scaling) -> Iterator[Scenario]:
         if kind == "weak" and total is not None:
             total = total // plan.data * data
         own = replace(plan, data=data, microbatches=microbatches, global_batch=total)
+        if plan.schedule == "given" and own.num_microbatches != plan.num_microbatches:
+            continue
         try:
             where = cluster if data == plan.data else resized(cluster, own.num_devices)
         except NotWholeNodes:

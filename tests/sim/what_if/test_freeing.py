@@ -153,7 +153,7 @@ def test_categories_are_those_of_the_costs_whatever_the_engine() -> None:
     prediction = predict(load("megatron/175b").scenario, engine="simpy")
     found = {one.what: one for one in freed(prediction)}
     for what in ("tensor_parallel", "attention"):
-        table = without_category(prediction.costs, what)  # type: ignore[arg-type]
+        table = without_category(prediction.costs, what)
         assert found[what].iteration_ns == simulate(prediction.program, table, "simpy").iteration_ns
 
 
