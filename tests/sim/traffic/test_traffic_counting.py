@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 
@@ -23,8 +23,9 @@ from sim.cost.links import bytes_per_ns
 from sim.prediction import Prediction, predict
 from sim.schedule.actions import SENDS
 from sim.traffic.counting import sent_bytes, traffic
-from sim.traffic.found import Traffic
+from sim.traffic.found import Flow, Traffic
 from sim.traffic.json import traffic_json
+from sim.traffic.link_use import link_use
 from sim.workload.parameters import (
     part_parameters,
     stage_parameters,
@@ -196,6 +197,19 @@ def test_broadcast_messages() -> None:
     assert found.node_bytes is not None
     near = found.node_bytes["point_to_point"]
     assert near == crossings * (plan.tensor - 1) * bsh(scenario)
+    # Forward the last sends to the first, and it goes up; back the first to the last, and down.
+    sent = sent_bytes(scenario, predict(scenario).program)["point_to_point"]
+    one = [plan.device_of(1, 0, part) for part in range(plan.tensor)]
+    two = [plan.device_of(2, 0, part) for part in range(plan.tensor)]
+    across = {(a, b) for a, b in sent if {a, b} & set(one) and {a, b} & set(two)}
+    assert across == {(one[-1], two[0]), (two[0], one[-1])}
+    whole = plan.num_microbatches * bsh(scenario)
+    for rank in (0, 3):
+        own = [plan.device_of(rank, 0, part) for part in range(plan.tensor)]
+        steps = list(pairwise(own if rank else own[::-1]))
+        assert {pair: sent[pair] for pair in sent if set(pair) <= set(own)} == dict.fromkeys(
+            steps, whole
+        )
 
 
 def times_of(prediction: Prediction, category: str) -> Counter[int]:
@@ -402,6 +416,21 @@ def test_oversubscription_and_shared_cards_make_links_busier() -> None:
     assert narrow.bandwidth_bytes_per_s == shared.bandwidth_bytes_per_s * 2 / 4
     assert narrow.mean_bytes == fabric.mean_bytes
     assert sum(nic.flows.values()) == nic.busiest_bytes
+
+
+def test_the_busier_direction_of_the_busiest_link_counts() -> None:
+    scenario = small("cluster.nics_per_node=4")
+    sent: dict[Flow, dict[tuple[int, int], int]] = {
+        "data_parallel": {(0, 1): 5, (8, 1): 30, (16, 1): 20},
+        "tensor_parallel": {(16, 1): 1, (2, 1): 4, (3, 2): 7},
+    }
+    inside, card, fabric = link_use(sent, scenario, 1_000_000_000)
+    assert (inside.busiest, inside.busiest_bytes) == ("device 1", 9)
+    assert inside.flows == {"data_parallel": 5, "tensor_parallel": 4}
+    assert inside.mean_bytes == 16 / 32
+    assert (card.busiest, card.busiest_bytes, card.mean_bytes) == ("NIC 0", 51, 51 / 16)
+    assert card.utilisation == 51 / card.bandwidth_bytes_per_s
+    assert (fabric.busiest, fabric.busiest_bytes, fabric.mean_bytes) == ("node 0", 51, 51 / 4)
 
 
 def test_json_has_every_pair() -> None:

@@ -34,6 +34,15 @@ def test_ring_all_reduce(members: int) -> None:
     assert found == {(i, (i + 1) % members): each for i in range(members)}
 
 
+def test_a_ring_that_does_not_divide() -> None:
+    """Shares of 2, 3, 2 and 3: reducing, a member sends all but its own; gathering, all but what
+    the next one has."""
+    reduced = routes(Collective("reduce_scatter", 10), (4,))
+    gathered = routes(Collective("all_gather", 10), (4,))
+    assert reduced == {(0, 1): 8, (1, 2): 7, (2, 3): 8, (3, 0): 7}
+    assert gathered == {(0, 1): 7, (1, 2): 8, (2, 3): 7, (3, 0): 8}
+
+
 def test_halves_of_a_ring_sum_to_the_whole() -> None:
     for spread in ((5,), (4, 4), (1, 1, 1), (3, 1)):
         halves: Counter[tuple[int, int]] = Counter()
