@@ -383,7 +383,7 @@ def test_nothing_moves_by_itself_and_forced_colours_leave_what_has_a_meaning(
 
 
 PAPER_PX = 680
-"""The width that charts are drawn at for paper: A4 with Chromium's margins has 718 px."""
+"""The width that charts are drawn at for paper: A4 within the page's margins has 688 px."""
 
 
 @every_kind
@@ -392,13 +392,13 @@ def test_prints_light_and_within_the_paper(shown: Shown) -> None:
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = !d.id; })")
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    page.set_viewport_size({"width": 718, "height": 900})
+    page.set_viewport_size({"width": 688, "height": 900})
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     widths = page.evaluate("[...document.querySelectorAll('.main-svg')].map(s => s.clientWidth)")
     assert max(widths, default=0) <= PAPER_PX
     boxes = "[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().width)"
-    assert max(page.evaluate(boxes)) <= 718
+    assert max(page.evaluate(boxes)) <= 688
     assert page.evaluate("document.querySelectorAll('details:not([open])').length") == 0
     assert page.locator("nav, .views, .said").locator("visible=true").count() == 0
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
