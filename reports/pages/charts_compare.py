@@ -37,14 +37,15 @@ _PARTS: Mapping[str, str] = {"training": "work", **COLORS}
 
 
 def drawn_changes(found: Differences) -> list[FigureDifference]:
-    """The figures whose change in percent is drawn."""
+    """The figures whose change in percent is drawn; none where none changes."""
     a, b = (side.scenario.plan.num_devices for side in found.sides)
     groups = [names for names in CHANGES if a != b or names[0] not in PER_DEVICE]
     own = (
         next((f for name in names if (f := found.figure(name)) is not None), None)
         for names in groups
     )
-    return [f for f in own if f is not None and f.ratio is not None]
+    known = [f for f in own if f is not None and f.ratio is not None]
+    return known if any(f.difference for f in known) else []
 
 
 def changes(found: Differences) -> Chart:
@@ -129,7 +130,7 @@ def _bars(steps: Sequence[tuple[str, float, float, str, str]], title: str) -> Ch
         "range": [low - room, high + room],
         "fixedrange": True,
         "zeroline": True,
-        "nticks": 7,
+        "nticks": 5,
     }
     y = {
         "type": "category",
