@@ -148,8 +148,8 @@ def plan(
 
 @app.command
 def compare(
-    a: str,
-    b: str | None = None,
+    a: c.One,
+    b: c.Other = None,
     /,
     *,
     set: o.Overrides | None = None,
@@ -162,17 +162,7 @@ def compare(
     json: o.Json = False,
     force: o.Force = False,
 ) -> int:
-    """Put two iterations side by side: what differs, which is faster, and why.
-
-    As `pipetwin compare megatron/175b --set-b plan.schedule=interleaved --set-b plan.chunks=3`.
-
-    Parameters
-    ----------
-    a
-        A catalogue name, a YAML file, NAME:VARIANT, or a file that `run -o` wrote.
-    b
-        Another; left out, it is the same as A with --set-b.
-    """
+    """Put two iterations side by side: what differs, which is faster, and why."""
     from reports.commands import comparing
 
     asked = comparing.Asked(a, b, set or (), set_a or (), set_b or (), names)
