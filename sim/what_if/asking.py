@@ -14,6 +14,8 @@ from sim.what_if.found import WhatIf
 from sim.what_if.freeing import freed
 from sim.what_if.json import what_if_json as what_if_json
 
+_ELSE = "other layouts, inputs and numbers of devices"
+
 
 def what_if(prediction: Prediction, *, progress: Callable[[str], None] | None = None) -> WhatIf:
     """Ask all that can be asked of a predicted iteration.
@@ -37,18 +39,21 @@ def what_if(prediction: Prediction, *, progress: Callable[[str], None] | None = 
             return replace(found, left_out=(reason,))
         from sim.what_if.layouts import of_layouts  # Here: a compiler comes along.
 
-        return of_layouts(prediction, found, tell)
+        try:
+            return of_layouts(prediction, found, tell)
+        except OverflowError:
+            return replace(found, left_out=(f"{_ELSE}, as times reach 2^62 ns (146 years)",))
 
 
 def _why_not(prediction: Prediction) -> str | None:
     """Why nothing is asked of other layouts, where nothing is."""
-    scenario, everything = prediction.scenario, "other layouts, inputs and numbers of devices"
+    scenario = prediction.scenario
     if scenario.costs is not None:
-        return f"{everything}, as costs are given outright and no other layout would have them"
+        return f"{_ELSE}, as costs are given outright and no other layout would have them"
     if scenario.model is None or scenario.cluster is None:
-        return f"{everything}, which need a model and a cluster"
+        return f"{_ELSE}, which need a model and a cluster"
     if scenario.elastic is not None or scenario.plan.frozen_layers or scenario.plan.fills_cache:
-        return f"{everything}, as layers freeze, and which ones hangs on the layout"
+        return f"{_ELSE}, as layers freeze, and which ones hangs on the layout"
     return None
 
 

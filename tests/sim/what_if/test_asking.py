@@ -91,6 +91,13 @@ def test_plans_that_leave_less_open_say_what_was_left_out() -> None:
     assert frozen.freed and "layers freeze" in frozen.left_out[0]
 
 
+def test_times_beyond_64_bits_are_asked_what_would_be_free_alone() -> None:
+    # A launch of 10 years: SimPy simulates it, and layouts are evaluated in 64 bits.
+    prediction = predict(small("cluster.device.efficiency.launch=320000000000000000 ns"))
+    found = what_if(prediction)
+    assert found.freed and "2^62 ns" in found.left_out[0] and not found.neighbours
+
+
 def test_progress_says_what_is_simulated() -> None:
     said: list[str] = []
     what_if(predict(small()), progress=said.append)

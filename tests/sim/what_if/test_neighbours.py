@@ -10,10 +10,14 @@ from what_if_cases import asked, has_plan, peak_of, small, time_of
 from scenarios import rules
 from scenarios.loader import load
 from scenarios.schema import MicrobatchGroup, Plan, Scenario
+from sim.cost.profile import MessageTime, Profile
 from sim.cost.profile_file import read_profile
+from sim.cost.shapes import Part, PartTime, Pass, shape_of
+from sim.engine.deadlock import Deadlock
 from sim.planner.goodput.run import dollars, expected_days
 from sim.planner.layouts.evaluation import Evaluator
 from sim.prediction import predict
+from sim.schedule.checks import ScheduleError
 from sim.what_if.asking import what_if
 from sim.what_if.budget import Budget
 from sim.what_if.neighbours import Own, neighbours
@@ -200,6 +204,25 @@ def test_a_budget_bounds_what_is_simulated() -> None:
     assert not none and unasked == len(everything)
 
 
+def test_orders_that_cannot_run_are_no_neighbours() -> None:
+    scenario = small()
+
+    class Refusing(Evaluator):
+        """No order but the given one runs."""
+
+        def iteration_ns(self, plan: Plan) -> int:
+            if plan.schedule == "gpipe":
+                raise ScheduleError("not this one")
+            if plan.p2p != scenario.plan.p2p:
+                raise Deadlock([])
+            return super().iteration_ns(plan)
+
+    own = Own(time_ns=1, peak_bytes=1, capacity=80 << 30)
+    tried, unasked = neighbours(scenario, own, Refusing(scenario), Budget(scenario))
+    assert unasked == 0 and len(tried) == len(variations(scenario)) - 3
+    assert {one.plan.p2p for one in tried} == {scenario.plan.p2p}
+
+
 def test_a_profile_is_honoured() -> None:
     scenario = load("megatron/175b", ["plan.global_batch=64"]).scenario
     profile = read_profile(ROOT / "scenarios" / "profiles" / "a100-80gb.yaml")
@@ -212,3 +235,38 @@ def test_a_profile_is_honoured() -> None:
         assert one.iteration_ns == other.figures.iteration_ns
     matmul = next(s for s in found.sensitivities if s.input == "matrix product efficiency")
     assert matmul.low_ns > found.iteration_ns > matmul.high_ns
+
+
+def measured(scenario: Scenario) -> Profile:
+    """A profile that has measured all parts of the scenario's own passes, and its messages."""
+    assert scenario.cluster is not None and scenario.model is not None
+    parts: tuple[tuple[Part, float], ...] = (("layer", 1.0), ("embedding", 0.5), ("head", 2.0))
+    passes: tuple[tuple[Pass, float], ...] = (("forward", 1.0), ("backward", 2.0))
+    times = {
+        (part, name): PartTime(median_ns=2e6 * a * b, quartiles_ns=(0.0, 0.0), samples=3)
+        for part, a in parts
+        for name, b in passes
+    }
+    return Profile(
+        device=scenario.cluster.device.name,
+        provenance="by hand",
+        times={shape_of(scenario, scenario.model.sequence, 0): times},
+        transfer=MessageTime(fixed_ns=1e5, ns_per_byte=0.5, error=0.0),
+    )
+
+
+def test_measured_passes_are_freed_by_kind_and_neighbours_predicted_from_them() -> None:
+    scenario = load("local-2rank").scenario
+    profile = measured(scenario)
+    prediction = predict(scenario, profile)
+    found = what_if(prediction)
+    freed = {one.what: one for one in found.freed}
+    assert {"forward", "backward", "bubble", "point_to_point", "optimizer"} <= freed.keys()
+    assert "matmul" not in freed and freed["backward"].gain > freed["forward"].gain > 0.2
+    assert len(found.neighbours) > 8
+    for one in found.neighbours:
+        other = predict(has_plan(scenario, one.plan), profile).figures.iteration_ns
+        assert one.iteration_ns == other
+    # Its own passes are what was measured, whatever the device's peak is.
+    matmul = next(s for s in found.sensitivities if s.input == "matrix product efficiency")
+    assert matmul.low_ns == matmul.high_ns == found.iteration_ns
