@@ -79,12 +79,12 @@ def plan(
         details=details_of(found, used, near=near),
         profile=used,
     )
-    terminal_plan.show_plan(answer, as_json=as_json)
     if report is not None:
         from reports.pages.page_plan import render_plan
 
         write_whole(report, render_plan(answer, command=command_line()), force=force)
     written = write_best(output, question, found, force=force)
+    terminal_plan.show_plan(answer, as_json=as_json)
     console.wrote((report, written), as_json=as_json)
     return 0
 

@@ -52,11 +52,11 @@ def search(
     gpus: numbers of devices to lay it on; the cluster's own unless given, and for the objective
     `gpus` as many nodes as in LADDER, up to the first that meets the deadline. objective: `time`:
     the shortest iteration; `cost`: the fewest device-hours (and so dollars); `gpus`: the fewest
-    devices that meet `deadline_days`, and where none does the shortest iteration. top: how many of
-    the best layouts to know for certain, on each number of devices. only: values that fields of the
-    plan are restricted to; a field that is otherwise not searched (`sim.planner.layouts.space`)
-    becomes a dimension. jobs: processes, as many as there are cores unless given; the answer does
-    not depend on them.
+    devices; of the layouts that meet `deadline_days` (needed for `gpus`), and where none does the
+    shortest iteration. top: how many of the best layouts to know for certain, on each number of
+    devices. only: values that fields of the plan are restricted to; a field that is otherwise not
+    searched (`sim.planner.layouts.space`) becomes a dimension. jobs: processes, as many as there
+    are cores unless given; the answer does not depend on them.
     explain: whether to find out why nothing else is better, and which inputs matter. make: what
     evaluates plans.
     Raises CannotPlan where there is nothing to search, NotWholeNodes where devices are no whole
@@ -149,12 +149,12 @@ def _rank(
     """What is less is better; of equal layouts the first of its space stays so, as sorting is
     stable."""
     own = (candidate.iteration_ns, candidate.num_devices, candidate.peak_bytes)
+    late = deadline_days is not None and not _meets(candidate, deadline_days)
+    if late or objective == "time":
+        return (late, *own)
     if objective == "cost":
-        return (*cost(candidate), *own)
-    if objective == "gpus":
-        late = not _meets(candidate, deadline_days)
-        return (late, 0 if late else candidate.num_devices, *own)
-    return own
+        return (late, *cost(candidate), *own)
+    return (late, candidate.num_devices, *own)
 
 
 def _meets(candidate: Candidate | None, deadline_days: float | None) -> bool:

@@ -251,6 +251,22 @@ def test_the_fewest_devices_that_meet_a_deadline() -> None:
     assert ladder.best.num_devices == 4
 
 
+def test_the_cheapest_that_meets_a_deadline() -> None:
+    """Few devices are cheapest, but too late: the cheapest of those in time is the answer."""
+    scenario = small(layers=2, batch=4)
+    asked = {"gpus": (2, 4, 8), "jobs": 1, "make": Made(3, 50), "explain": False, "top": 5}
+    every = search(scenario, **asked).front
+    cheapest = search(scenario, objective="cost", **asked).best
+    late = sorted(c.days for c in every if c.days < cheapest.days)[-1]
+    found = search(scenario, objective="cost", deadline_days=late, **asked)
+    assert found.meets_deadline is True and found.best != cheapest
+    in_time = [c.iteration_ns * c.num_devices for c in every if c.days <= late]
+    assert found.best.iteration_ns * found.best.num_devices == min(in_time)
+    none = search(scenario, objective="cost", deadline_days=1e-9, **asked)
+    assert none.meets_deadline is False
+    assert none.best.iteration_ns == min(c.iteration_ns for c in every)
+
+
 def test_of_equal_layouts_the_plainest() -> None:
     """All take the same time and memory: first what comes first in the space's order."""
     scenario = small(layers=2, batch=4)
