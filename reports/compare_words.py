@@ -86,7 +86,7 @@ def verdict(found: Differences) -> str:
         word = "less" if best < other else "more"
         change = percent(abs(best / other - 1))
         text = (
-            f"{winner.label} {_better(found)}: {_amount(own, best)}, {change} {word} than "
+            f"{winner.label} {_better(found, winner)}: {_amount(own, best)}, {change} {word} than "
             f"{possessive(loser.label)} {FIGURES[own.name].text(other)} ({origins(found)})"
             f"{_noise(found)}{_price(found, winner, loser)}"
         )
@@ -118,8 +118,11 @@ def _measure(found: Differences) -> FigureDifference | None:
     return next((own for own in known if own is not None), None)
 
 
-def _better(found: Differences) -> str:
-    return "does more per device" if found.work == "other model" else "is faster"
+def _better(found: Differences, winner: Side) -> str:
+    """That it is ahead; or that it would be, did it fit."""
+    if found.work == "other model":
+        return "would do more per device" if misfit(winner) else "does more per device"
+    return "would be faster" if misfit(winner) else "is faster"
 
 
 def _amount(own: FigureDifference, value: float) -> str:
@@ -165,7 +168,7 @@ def _price(found: Differences, winner: Side, loser: Side) -> str:
 
     if of("devices"):
         parts.append(
-            f"on {count(winner.scenario.plan.num_devices)} devices for "
+            f"on {count(winner.scenario.plan.num_devices)} devices instead of "
             f"{count(loser.scenario.plan.num_devices)}"
         )
     if more := of("peak_memory_bytes"):

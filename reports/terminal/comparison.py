@@ -10,6 +10,8 @@ from reports.tables import Table
 from reports.terminal.console import console, plain_table, progress_done, show_json, wide
 from sim.differences import Differences, differences_json
 
+_FEW = 12
+"""Fields are told with their sources up to so many."""
 _SHOWN = 0.0005
 """The least difference of a category that is listed, as a share of the longer iteration time."""
 
@@ -27,7 +29,7 @@ def show_comparison(found: Differences, *, as_json: bool) -> None:
     if found.work != "same":
         out.print(compare_words.comparable(found.work))
     if found.fields:
-        _print(out, compare_tables.fields_table(found), right=(), grouped=True)
+        _print_fields(out, found)
     else:
         out.print(compare_words.fields_claim(found))
     out.print(compare_words.same_values(found))
@@ -43,29 +45,35 @@ def _least(found: Differences) -> float:
     return _SHOWN * max(side.iteration_ns for side in found.sides) / 1e9
 
 
-def _print(
-    out: Console,
-    table: Table,
-    *,
-    right: tuple[int, ...],
-    grouped: bool = False,
-    least: float | None = None,
-) -> None:
-    """A table; `grouped` ones have their group before each field's name. least: leave out the rows
-    whose last number is smaller, and say how many."""
-    shown = plain_table(*table.columns, right=right)
-    group, left_out = "", 0
+def _print_fields(out: Console, found: Differences) -> None:
+    """The fields that differ; where they are many, without where they are from."""
+    table = compare_tables.fields_table(found)
+    many = len(table.rows) > _FEW
+    shown = plain_table(*table.columns[: 3 if many else None])
+    shown.columns[0].no_wrap = True
+    group = ""
     for i, row in enumerate(table.rows):
         group = table.groups.get(i, group)
-        last, name = row[-1].value, row[0].text
-        if least is not None and name != "sum" and last is not None and abs(last) < least:
+        name, *others = (cell.text for cell in row)
+        field = name if name == group else f"{group}.{name}"
+        shown.add_row(field, *(others[:2] if many else others))
+    out.print(shown)
+    if many:
+        out.print("(where each is from: --json, and --report)")
+
+
+def _print(
+    out: Console, table: Table, *, right: tuple[int, ...], least: float | None = None
+) -> None:
+    """A table. least: leave out the rows whose last number is smaller, and say how many."""
+    shown = plain_table(*table.columns, right=right)
+    left_out = 0
+    for row in table.rows:
+        last = row[-1].value
+        if least is not None and row[0].text != "sum" and last is not None and abs(last) < least:
             left_out += 1
             continue
-        prefix = f"{group}." if grouped and group != name else ""
-        shown.add_row(*(f"{prefix if j == 0 else ''}{cell.text}" for j, cell in enumerate(row)))
-    if grouped:
-        out.print(shown)
-    else:
-        wide(out, shown)
+        shown.add_row(*(cell.text for cell in row))
+    wide(out, shown)
     if left_out:
         out.print(f"({left_out} more that differ by next to nothing, all in --json)")
