@@ -28,6 +28,7 @@ geometric mean: within 0.2 % of the crossing."""
 MOST = 8
 MOST_OF_ONE = 3
 """Break-even points told of one neighbour."""
+_FASTEST = 3
 _MOST_FOLLOWED = 12
 _PROBES = 4
 _STEPS = 24
@@ -50,7 +51,8 @@ def break_evens(
     """The nearest ones, at most MOST, and MOST_OF_ONE of each neighbour: nearest first.
 
     Of the device's memory exactly: where a faster neighbour that does not fit would, and where the
-    given layout stops fitting. Of the other inputs by simulating, for neighbours near in time.
+    given layout stops fitting. Of the other inputs by simulating, for the neighbours near in time
+    and the fastest ones.
     """
     found = list(_of_memory(own, tried))
     told: Counter[str] = Counter()
@@ -101,11 +103,14 @@ def _of_memory(own: Own, tried: Sequence[Tried]) -> list[BreakEven]:
 def _trends(
     own: Own, plan: Plan, tried: Sequence[Tried], otherwise: Otherwise
 ) -> list[tuple[float, Input, Tried, tuple[_Point, _Point, _Point]]]:
-    """Of each input and neighbour near in time how far away, as the logarithm of a factor, the two
-    times would cross if the gap went on as it begins; those within reach."""
+    """Of each input and each neighbour near in time or among the fastest how far away, as the
+    logarithm of a factor, the two times would cross if the gap went on as it begins; those within
+    reach."""
+    fastest = [one for one in tried if one.neighbour.fits][:_FASTEST]
+    some = {one.plan: one for one in (*near(tried, own), *fastest)}
     found = []
     for one in otherwise.inputs:
-        for other in near(tried, own):
+        for other in some.values():
             gap_ns = other.time_ns - own.time_ns
             if not gap_ns:
                 continue
