@@ -34,7 +34,7 @@ def neighbours(found: WhatIf, plan: Plan, capacity_bytes: int | None) -> Table:
     ones = list(enumerate(found.neighbours))
     at = "what_if.neighbours"
     columns: list[tuple[str, Sequence[Cell]]] = [
-        ("Field", [text(n.field) for _, n in ones]),
+        ("Field", [text(f"plan.{n.field}") for _, n in ones]),
         ("Instead", [text(what_if_words.changes(n, plan)) for _, n in ones]),
         ("Time", [_time(n.iteration_ns, f"{at}.{i}.iteration_s") for i, n in ones]),
         ("Slower by", [_signed(n.slower, f"{at}.{i}.slower") for i, n in ones]),
@@ -62,11 +62,11 @@ def sensitivities(found: WhatIf, plan: Plan) -> Table:
                 plan_tables.effect_cell(effects[0], item.low, low),
                 seconds(item.high_ns / 1e9, f"{at}.high_s"),
                 plan_tables.effect_cell(effects[1], item.high, high),
-                text(plan_tables.overtaken(item, plan, none="none of them")),
+                text(plan_tables.overtaken(item, plan, none="none")),
             )
         )
     ends = (f"× {low:g}", f"Change × {low:g}", f"× {high:g}", f"Change × {high:g}")
-    names = ("Input", *ends, "Faster then")
+    names = ("Input", *ends, "Overtakes then")
     return Table(
         caption="The iteration where an input is otherwise (simulated)",
         columns=names,

@@ -15,14 +15,19 @@ KINDS = {"strong": "the same batch", "weak": "a batch that grows with the device
 MEMORY_FIELD = "cluster.device.memory"
 WORK = frozenset({"matmul", "attention", "forward", "backward"})
 """What an iteration is for: that it would be shorter without it is no news."""
+MEMORY_INPUT = (
+    "With less memory, where this layout does not fit any more, the time is that of the fastest "
+    "layout one decision away that does; with more, that of the fastest that then fits."
+)
 _SAME = 0.0005
 """Differences below this share of the time are none that a reader acts on."""
 
 
 def name_of(other: Neighbour) -> str:
-    """What a layout has otherwise: `microbatch 2`, `schedule gpipe`."""
+    """What a layout has otherwise: `microbatch 2`, `schedule interleaved, chunks 3`."""
     value = layout_words.value_of(other.field, other.value)
-    return f"{layout_words.field_name(other.field)} {value}"
+    name = f"{layout_words.field_name(other.field)} {value}"
+    return f"{name}, {other.also}" if other.also else name
 
 
 def changes(other: Neighbour, plan: Plan) -> str:
@@ -57,13 +62,13 @@ def freed_claim(found: WhatIf) -> str:
     if not told:
         return "Nothing that could be freed would make the iteration shorter"
     first = told[0]
-    text = f"Were {_free(first)} free, the iteration would be {words.percent(first.gain)} shorter"
+    text = f"Were {short(first)} free, the iteration would be {words.percent(first.gain)} shorter"
     if len(told) > 1:
-        text += f"; were {_free(told[1])} free, {words.percent(told[1].gain)}"
+        text += f"; were {short(told[1])} free, {words.percent(told[1].gain)}"
     return text
 
 
-def _free(one: Freed) -> str:
+def short(one: Freed) -> str:
     """A name within a sentence: `the bubble`."""
     return one.words.partition(":")[0]
 
@@ -79,7 +84,7 @@ def free_reading(found: WhatIf) -> str:
     if one is None or gap < 0.01:
         return text
     return (
-        f"{text} What other work hides gains less than its share: {_free(one)} is "
+        f"{text} What other work hides gains less than its share: {short(one)} is "
         f"{words.percent(one.share)} of rank-time, and free it would make the iteration "
         f"{words.percent(max(0.0, one.gain))} shorter."
     )
@@ -122,10 +127,11 @@ def leaner(found: WhatIf) -> str:
     if not front:
         return ""
     least = min(front, key=lambda n: n.peak_bytes)
+    slower = least.slower or 0.0
     return (
         f"The least memory on the front is {words.size(least.peak_bytes)} instead of "
-        f"{words.size(own)}, with {name_of(least)}, at {words.percent(least.slower, signed=True)} "
-        "of the time."
+        f"{words.size(own)}: {name_of(least)}, in {words.percent(abs(slower))} "
+        f"{'more' if slower >= 0 else 'less'} time."
     )
 
 
@@ -177,18 +183,19 @@ def sensitivity_claim(found: WhatIf) -> str:
 
 
 def break_even(point: BreakEven) -> str:
-    """A break-even point in a sentence: `Below 140 Gbit/s of bandwidth between nodes (200 Gbit/s
-    here) microbatch 2 is faster`."""
-    side = "Below" if point.below else "Above"
-    at = quantity(point.at, point.unit, point.field)
-    now = quantity(point.now, point.unit, point.field)
-    name = name_of(point.neighbour)
+    """A break-even point in a sentence, of the side on which we are not: `Below 140 Gbit/s of
+    bandwidth between nodes (200 Gbit/s here) microbatch 2 is no longer faster`."""
+    below, name = point.below, name_of(point.neighbour)
     then = f"{name} is faster"
     if point.field == MEMORY_FIELD:
         then = f"{name}, which is faster, fits as well"
-        if point.below:
+        if below:
             then = f"this layout no longer fits, and {name} does"
-    return f"{side} {at} of {point.input} ({now} here) {then}"
+    elif (point.now < point.at) == below:
+        below, then = not below, f"{name} is no longer faster"
+    at = quantity(point.at, point.unit, point.field)
+    now = quantity(point.now, point.unit, point.field)
+    return f"{'Below' if below else 'Above'} {at} of {point.input} ({now} here) {then}"
 
 
 def scaling_claim(found: WhatIf) -> str:

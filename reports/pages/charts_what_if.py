@@ -13,6 +13,9 @@ from sim.what_if.found import BreakEven, Neighbour, ScalingPoint, WhatIf
 
 MAX_BARS = 24
 """Layouts one decision away in their chart, the nearest."""
+FAR = 2.0
+"""How much slower a layout is (2: three times as slow) that is in the table alone, as an axis that
+reaches to it would leave the others no room."""
 KIND_COLORS: Mapping[str, str] = {"strong": "r1", "weak": "r4"}
 SIDES: Mapping[bool, tuple[str, str, str]] = {
     True: ("r1", "triangle-left", "another layout is better below it"),
@@ -28,14 +31,16 @@ _TEXT: Mapping[str, object] = {
 
 def freed(found: WhatIf) -> Chart:
     """Two bars each: how much shorter the iteration would be, and the share of rank-time now."""
-    names = [one.words for one in found.freed]
-    gains: Chart = {
+    names = unique([what_if_words.short(one) for one in found.freed])
+    gains = [100 * one.gain for one in found.freed]
+    told = [words.percent(one.gain) for one in found.freed]
+    shorter: Chart = {
         "type": "bar",
         "orientation": "h",
         "name": "shorter",
-        "x": [100 * one.gain for one in found.freed],
+        "x": gains,
         "y": names,
-        "text": [words.percent(one.gain) for one in found.freed],
+        "text": _right_of_zero(gains, told),
         "customdata": [one.iteration_ns / 1e9 for one in found.freed],
         "marker": {"color": color("r1")},
         "hovertemplate": "%{y} free: %{x:.2f} % shorter, %{customdata:.4g} s<extra></extra>",
@@ -51,20 +56,37 @@ def freed(found: WhatIf) -> Chart:
         "hovertemplate": "%{y}: %{x:.2f} % of rank-time<extra></extra>",
     }
     high = 1.25 * max([100 * max(one.gain, one.share or 0.0) for one in found.freed] + [1e-9])
-    least = min([100 * one.gain for one in found.freed] + [0.0])
-    low = least - 0.1 * high if least < 0 else 0.0
-    x = {"title": {"text": "%"}, "range": [low, high], "fixedrange": True, "zeroline": False}
+    low = 1.1 * min([*gains, 0.0])
+    x = {"title": {"text": "%"}, "range": [low, high], "fixedrange": True, "zeroline": low < 0}
     y = {"type": "category", "categoryarray": names[::-1], "fixedrange": True, "showgrid": False}
-    height = 70 + 40 * len(names)
+    more = {"annotations": _notes(gains, told, names), "barmode": "group", "bargap": 0.25}
     # Of a group plotly draws the first trace lowest.
-    return chart_of([shares, gains], height, x, y, barmode="group", bargap=0.25, meta="ranked")
+    return chart_of([shares, shorter], 70 + 40 * len(names), x, y, **more, meta="ranked")
+
+
+def _right_of_zero(values: Sequence[float], texts: Sequence[str]) -> list[str]:
+    """The texts that stand at the ends of bars: of those to the right."""
+    return [text if value >= 0 else "" for value, text in zip(values, texts, strict=True)]
+
+
+def _notes(values: Sequence[float], texts: Sequence[str], names: Sequence[str]) -> list[Chart]:
+    """The texts of bars to the left, right of zero: left of a bar they would meet its name."""
+    return [
+        {"x": 0, "y": name, "text": text, "xanchor": "left", "showarrow": False}
+        for value, text, name in zip(values, texts, names, strict=True)
+        if value < 0
+    ]
+
+
+def near(found: WhatIf) -> list[Neighbour]:
+    """The layouts that charts show: those that fit and are not FAR slower."""
+    return [n for n in found.neighbours if n.fits and n.slower is not None and n.slower <= FAR]
 
 
 def drawn(found: WhatIf) -> list[Neighbour]:
-    """The layouts in the chart of alternatives: those that fit, the fastest first; where there are
-    many, those nearest to the given one."""
-    known = [n for n in found.neighbours if n.slower is not None and n.fits]
-    nearest = sorted(known, key=lambda n: abs(n.slower or 0.0))[:MAX_BARS]
+    """The layouts in the chart of alternatives, the fastest first; where there are many, those
+    nearest to the given one."""
+    nearest = sorted(near(found), key=lambda n: abs(n.slower or 0.0))[:MAX_BARS]
     return sorted(nearest, key=lambda n: n.slower or 0.0)
 
 
@@ -73,31 +95,31 @@ def alternatives(found: WhatIf, plan: Plan) -> Chart:
     shown = drawn(found)
     fields = list(dict.fromkeys(n.field for n in found.neighbours))
     names = unique([what_if_words.name_of(n) for n in shown])
+    values = [100 * (n.slower or 0.0) for n in shown]
+    told = [words.percent(n.slower, signed=True) for n in shown]
     bars: list[Chart] = [
         {
             "type": "bar",
             "orientation": "h",
-            "x": [100 * (n.slower or 0.0)],
+            "x": [value],
             "y": [name],
-            "text": [words.percent(n.slower, signed=True)],
+            "text": _right_of_zero([value], [text]),
             "customdata": [_told(n, plan)],
             "marker": {"color": color(f"r{fields.index(n.field) % 6}")},
-            "hovertemplate": "%{y}: %{text}<br>%{customdata}<extra></extra>",
+            "hovertemplate": "%{y}: %{x:+.2f} %<br>%{customdata}<extra></extra>",
             **_TEXT,
         }
-        for n, name in zip(shown, names, strict=True)
+        for n, name, value, text in zip(shown, names, values, told, strict=True)
     ]
-    values = [100 * (n.slower or 0.0) for n in shown]
     most, least = max([*values, 0.0]), min([*values, 0.0])
-    room = 0.25 * (most - least) or 1.0
     x = {
         "title": {"text": "% of the given layout's time more"},
-        "range": [least - room * (least < 0), most + room],
+        "range": [1.05 * least, most + (0.3 * (most - least) or 1.0)],
         "fixedrange": True,
     }
     y = {"type": "category", "categoryarray": names[::-1], "fixedrange": True, "showgrid": False}
-    height = 70 + 24 * len(shown)
-    return chart_of(bars, height, x, y, barmode="overlay", bargap=0.3, meta="ranked")
+    more = {"annotations": _notes(values, told, names), "barmode": "overlay", "bargap": 0.3}
+    return chart_of(bars, 70 + 24 * len(shown), x, y, **more, meta="ranked")
 
 
 def unique(names: Sequence[str]) -> list[str]:
@@ -113,7 +135,7 @@ def unique(names: Sequence[str]) -> list[str]:
 def pareto(found: WhatIf, plan: Plan, capacity_bytes: int | None) -> Chart:
     """Time against memory: the given layout, those one decision away, and the front of all."""
     assert found.peak_bytes is not None
-    fit = [n for n in found.neighbours if n.iteration_ns is not None and n.fits]
+    fit = near(found)
     front = [n for n in fit if n.on_front]
     own = (found.iteration_ns, found.peak_bytes)
     line = [(n.iteration_ns or 0, n.peak_bytes) for n in front]
@@ -205,13 +227,15 @@ def break_evens(points: Sequence[BreakEven]) -> Chart:
     names = list(dict.fromkeys(p.input for p in points))
     ratios = [p.at / p.now for p in points if p.now > 0 and p.at > 0] + [1.0]
     far = 1.15 * max(max(ratios), 1 / min(ratios), 1.3)
-    ticks = _round_numbers(1 / far, far)
+    close = [t for t in (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6) if 1 / far <= t <= far]
+    ticks = _round_numbers(1 / far, far) if far > 2 else close
     x = {
         "title": {"text": "times the scenario's value"},
         "type": "log",
         "range": [-math.log10(far), math.log10(far)],
         "tickvals": ticks,
         "ticktext": [f"{t:g}" for t in ticks],
+        "tickangle": 0,
         "fixedrange": True,
     }
     y = {
@@ -292,6 +316,7 @@ def _devices(found: WhatIf) -> Chart:
         "range": [math.log10(end) for end in ends],
         "tickvals": counts,
         "ticktext": [words.count(n) for n in counts],
+        "tickangle": 0,
         "fixedrange": True,
     }
 

@@ -33,6 +33,7 @@ from reports.pages.sections import (
 from reports.pages.sections_cost import cost_section
 from reports.pages.sections_measured import measured_section
 from reports.pages.sections_slices import is_sliced, slices_section
+from reports.pages.sections_traffic import traffic_section
 from reports.pages.sections_what_if import what_if_sections
 from reports.pages.tiles import tiles
 from scenarios.loader import Loaded
@@ -80,6 +81,7 @@ def render(
         breakdown_section(prediction, figures),
         asked.get("free"),
         memory_section(prediction, figures, fit),
+        traffic_section(prediction, traffic) if traffic is not None else None,
         asked.get("alternatives"),
         asked.get("sensitivity"),
         asked.get("scaling"),

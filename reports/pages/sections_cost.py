@@ -12,6 +12,7 @@ from reports.tables import Cell, Summary, Table
 from reports.training_words import days
 from reports.words import NBSP
 from sim.prediction import Prediction
+from sim.timeline.figures import BUBBLE
 from sim.what_if.found import WhatIf
 
 BILLION = 1e9
@@ -114,7 +115,8 @@ def _claim(prediction: Prediction, summary: Summary) -> str:
         return text
     lost = _lost(summary)[name]
     worth = words.dollars(total * price * lost) if price is not None else words.percent(lost)
-    return f"{text}, {worth} of it for {words.CATEGORY_NAMES.get(name, name)}"
+    what = "the pipeline bubble" if name == BUBBLE else words.CATEGORY_NAMES[name]
+    return f"{text}; {worth} of it {'go' if price is not None else 'goes'} to {what}"
 
 
 def _lost(summary: Summary) -> dict[str, float]:

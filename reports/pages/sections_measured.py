@@ -47,6 +47,7 @@ def measured_section(
         )
     if comparison is not None:
         notes += _errors(comparison)
+        notes += _which_runs(prediction, comparison, loop)
         found.append(tables.error_table(comparison))
         if comparison.actions:
             figures.append(
@@ -136,6 +137,24 @@ def _errors(comparison: Comparison) -> list[str]:
         f"Run-to-run spread ±{words.percent(comparison.measured_spread)}: half the interquartile "
         f"range of {words.plural(comparison.num_iterations, 'iteration')}"
         f"{disturbed if comparison.num_disturbed else ''}; no prediction can beat it.",
+    ]
+
+
+def _which_runs(
+    prediction: Prediction, comparison: Comparison, loop: Sequence[LoopRow]
+) -> list[str]:
+    """Which runs costs were calibrated on, apart from those that are judged."""
+    profile = prediction.profile
+    if profile is None or not comparison.calibrated:
+        return []
+    judged = f"the {words.plural(comparison.num_iterations, 'iteration')} of this run"
+    if loop:
+        names = ", ".join(row.scenario for row in loop)
+        judged = f"the runs of {names}"
+    apart = "" if comparison.in_sample else ", and none of them was calibrated on"
+    return [
+        f"Calibration runs, not judged: {profile.provenance}.",
+        f"Judged: {judged}{apart}.",
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reports import plan_words, what_if_tables, what_if_words, words
+from reports import what_if_tables, what_if_words, words
 from reports.pages import charts_plan, charts_what_if
 from reports.pages.sections import Figure, Legend, Section
 from reports.plan_tables import factors
@@ -41,7 +41,7 @@ def alternatives_section(found: WhatIf, scenario: Scenario) -> Section | None:
     plan, cluster = scenario.plan, scenario.cluster
     capacity = cluster.device.memory if cluster is not None else None
     shown = charts_what_if.drawn(found)
-    known = sum(n.slower is not None for n in found.neighbours)
+    known = len(charts_what_if.near(found))
     figures: list[Figure] = []
     if shown:
         some = "" if len(shown) == known else f", the nearest {len(shown)} of {known}"
@@ -75,17 +75,23 @@ def _pareto(found: WhatIf, scenario: Scenario, capacity: int | None) -> Figure:
         ("grey", "beaten in both"),
     )
     kept = {"ring-predicted": "as given", "r2": "on the front", "grey": "beaten"}
-    left = sum(not n.fits for n in found.neighbours)
     return Figure(
         name="pareto",
         title="Memory of the fullest device against time (simulated)",
         data=chart,
         legend=tuple((tint, text) for tint, text in legend if kept[tint] in names),
-        note=f"{words.plural(left, 'layout')} without room in memory "
-        f"{'is' if left == 1 else 'are'} in the table alone."
-        if left
-        else "",
+        note=_in_table(found),
     )
+
+
+def _in_table(found: WhatIf) -> str:
+    """Which layouts are in no chart; empty where all are."""
+    misfits = sum(not n.fits for n in found.neighbours)
+    slow = len(found.neighbours) - misfits - len(charts_what_if.near(found))
+    told = [f"{words.plural(misfits, 'layout')} without room in memory"] * (misfits > 0)
+    told += [f"{words.plural(slow, 'layout')} over three times as slow"] * (slow > 0)
+    verb = "is" if misfits + slow == 1 else "are"
+    return f"In the table alone {verb} {' and '.join(told)}." if told else ""
 
 
 def sensitivity_section(found: WhatIf, scenario: Scenario) -> Section | None:
@@ -98,10 +104,14 @@ def sensitivity_section(found: WhatIf, scenario: Scenario) -> Section | None:
     if found.sensitivities:
         low, high = factors(found.sensitivities)
         overtaken = any(s.overtaken_low or s.overtaken_high for s in found.sensitivities)
-        hatched = (("grey", "hatched: another layout is faster then"),) if overtaken else ()
+        hatched = (
+            (("grey", "hatched: a layout that is no faster here is faster then"),)
+            if overtaken
+            else ()
+        )
         reading = f"Each input alone × {low:g} and × {high:g}, all else as it is. "
         if any(s.field == what_if_words.MEMORY_FIELD for s in found.sensitivities):
-            reading += f"{plan_words.MEMORY_INPUT} "
+            reading += f"{what_if_words.MEMORY_INPUT} "
         figures.append(
             Figure(
                 name="tornado",
@@ -110,7 +120,7 @@ def sensitivity_section(found: WhatIf, scenario: Scenario) -> Section | None:
                     found.sensitivities,
                     found.iteration_ns,
                     scenario.plan,
-                    "no layout one decision away is faster then",
+                    "no layout one decision away overtakes it then",
                 ),
                 legend=(("r1", f"× {low:g}"), ("r4", f"× {high:g}"), *hatched),
             )

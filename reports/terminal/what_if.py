@@ -10,6 +10,7 @@ from reports import what_if_tables, what_if_words
 from reports.tables import Table, text
 from reports.terminal.cells import first, head, left, plain, rich
 from reports.terminal.console import console, progress_done, wide
+from reports.what_if_words import KINDS
 from scenarios.schema import Scenario
 from sim.what_if.found import WhatIf
 
@@ -17,6 +18,7 @@ _FREED = 5
 _NEIGHBOURS = 6
 _INPUTS = 5
 _POINTS = 3
+_EACH = 4
 
 
 def show_what_if(found: WhatIf, scenario: Scenario, out: Console | None = None) -> None:
@@ -41,7 +43,7 @@ def show_what_if(found: WhatIf, scenario: Scenario, out: Console | None = None) 
     left(out, len(found.break_evens) - _POINTS)
     if found.scaling:
         head(out, "on other numbers of devices")
-        wide(out, rich(_without(_kinds(what_if_tables.scaling(found), found), "TFLOP/s each")))
+        out.print(rich(_scaling(found)))
     for note in found.left_out:
         out.print(f"not asked: {note}", style="dim")
 
@@ -51,12 +53,24 @@ def _part(out: Console, table: Table, most: int) -> None:
     left(out, len(table.rows) - most)
 
 
-def _kinds(table: Table, found: WhatIf) -> Table:
-    """The rows of scaling with their kind in each, in place of headings between them."""
-    rows = tuple(
-        (text(point.kind), *row) for point, row in zip(found.scaling, table.rows, strict=True)
-    )
-    return replace(table, columns=("Scaling", *table.columns), rows=rows, groups={})
+def _scaling(found: WhatIf) -> Table:
+    """The rows of scaling, some of each kind with the given layout among them; what a row is stands
+    before it in place of headings and notes."""
+    table = what_if_tables.scaling(found)
+    notes = [row[-1].text for row in table.rows]
+    kept = [i for kind in KINDS for i in _chosen(found, kind)]
+    names = [", ".join([found.scaling[i].kind, *filter(None, [notes[i]])]) for i in kept]
+    rows = [(text(name), *table.rows[i]) for name, i in zip(names, kept, strict=True)]
+    whole = replace(table, columns=("Scaling", *table.columns), rows=tuple(rows), groups={})
+    return _without(whole, "Note", "Peak memory", "TFLOP/s a device")
+
+
+def _chosen(found: WhatIf, kind: str) -> list[int]:
+    """The positions of the rows of a kind: the first, the last, the given layout and others."""
+    own = [i for i, point in enumerate(found.scaling) if point.kind == kind]
+    given = [i for i in own if found.scaling[i].is_own]
+    first = dict.fromkeys([*own[:1], *own[-1:], *given, *own[1::2], *own])
+    return sorted(list(first)[:_EACH])
 
 
 def _without(table: Table, *names: str) -> Table:

@@ -40,13 +40,13 @@ def made_up(prediction: Prediction) -> WhatIf:
     peak = max(curve.peak_bytes for curve in memory) if memory else None
     around = peak or 1 << 30
     faster = neighbour(
-        plan, now, "micro_batch", 2, 0.93, peak_bytes=around + (1 << 28), on_front=True, days=3.1
+        plan, now, "micro_batch", 8, 0.93, peak_bytes=around + (1 << 28), on_front=True, days=3.1
     )
     leaner = neighbour(
         plan, now, "recomputation", "full", 1.2, peak_bytes=around // 2, on_front=True
     )
     slower = neighbour(plan, now, "schedule", "gpipe", 1.07, peak_bytes=2 * around, dollars=1234.5)
-    misfit = neighbour(plan, now, "micro_batch", 4, None, peak_bytes=100 << 40)
+    misfit = neighbour(plan, now, "micro_batch", 16, None, peak_bytes=100 << 40)
     return WhatIf(
         iteration_ns=now,
         peak_bytes=peak,
