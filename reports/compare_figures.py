@@ -60,13 +60,13 @@ FIGURES: Mapping[str, FigureWords] = {
     "device_s_per_iteration": FigureWords(
         "Device time of an iteration", lambda s: duration(s * 1e9)
     ),
-    "training_days": FigureWords("Training run, without failures", days, _days),
+    "training_days": FigureWords("Training run, no failures", days, _days),
     "training_gpu_hours": FigureWords(
-        "Its device hours", lambda hours: f"{count(hours)}{NBSP}hours"
+        "Device hours of training", lambda hours: f"{count(hours)}{NBSP}hours"
     ),
-    "training_cost_dollars": FigureWords("Its cost", dollars),
-    "expected_days": FigureWords("Training run, as expected with failures", days, _days),
-    "expected_dollars": FigureWords("Its expected cost", dollars),
+    "training_cost_dollars": FigureWords("Cost of training", dollars),
+    "expected_days": FigureWords("Training run, expected", days, _days),
+    "expected_dollars": FigureWords("Expected cost of training", dollars),
     "dollars_per_billion_tokens": FigureWords("Cost of a billion tokens", dollars),
 }
 

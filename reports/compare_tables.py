@@ -10,7 +10,8 @@ from reports import compare_words, tables, words
 from reports.compare_figures import FIGURES, change, difference, signed
 from reports.compare_words import capital, titled
 from reports.tables import Cell, Table
-from sim.differences import Differences, FieldDifference, Side, source
+from sim.differences import Differences, FieldDifference, source
+from sim.sides import Side
 from sim.timeline.memory import MemoryCurve
 
 LONGEST_VALUE = 120

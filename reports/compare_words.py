@@ -5,7 +5,8 @@ from __future__ import annotations
 from reports import words
 from reports.compare_figures import FIGURES
 from reports.words import count, dollars, duration, percent, size
-from sim.differences import Differences, FigureDifference, Side, Work
+from sim.differences import Differences, FigureDifference, Work
+from sim.sides import Side
 from sim.timeline.figures import BUBBLE, TENSOR_PARALLEL
 
 _PLURAL = frozenset(
@@ -78,7 +79,8 @@ def verdict(found: Differences) -> str:
     elif own.a == own.b:
         alike = "do as much per device" if found.work == "other model" else "are equally fast"
         text = f"{a.label} and {b.label} {alike}: {_amount(own, own.a)}"
-        text = f"{text} ({origins(found)}){_price(found, b, a)}"
+        price = _price(found, b, a)
+        text = f"{text} ({origins(found)}){f', {b.label}{price[1:]}' if price else ''}"
     else:
         b_wins = (own.b < own.a) == bool(FIGURES[own.name].less_is_better)
         winner, loser = (b, a) if b_wins else (a, b)
@@ -141,20 +143,16 @@ def possessive(label: str) -> str:
 
 
 def _noise(found: Differences) -> str:
-    """Says where a difference is no larger than what measured runs differ by."""
-    spread = max(map(run_to_run, found.sides))
-    if found.work == "same" and abs(found.difference_ns) < spread * found.a.iteration_ns:
-        return f", within the ±{percent(spread)} by which runs differ"
-    return ""
-
-
-def run_to_run(side: Side) -> float:
-    """Half the interquartile range of a measured side's iterations over their median; 0 of a
-    simulated one."""
-    if side.measurement is None or not side.iteration_ns:
-        return 0.0
-    low, high = side.measurement.quartiles_ns
-    return (high - low) / 2 / side.iteration_ns
+    """Says where a difference is no larger than what runs differ by, or draws leave open."""
+    sure = found.uncertainty_ns
+    if found.work != "same" or abs(found.difference_ns) >= sure or not found.a.iteration_ns:
+        return ""
+    why = "by which runs differ"
+    drawn = [str(side.draws) for side in found.sides if side.draws]
+    if drawn:
+        runs = any(side.measurement is not None for side in found.sides)
+        why = f"that {'runs and ' if runs else ''}{drawn[0]} draws leave open"
+    return f", within the ±{percent(sure / found.a.iteration_ns)} {why}"
 
 
 def _price(found: Differences, winner: Side, loser: Side) -> str:
@@ -256,6 +254,11 @@ def figures_claim(found: Differences) -> str:
     a, b = found.sides
     lost = [side.summary["bubble_fraction"] for side in found.sides]
     exposed = [side.summary["exposed_communication_fraction"] for side in found.sides]
+    if percent(lost[0]) == percent(lost[1]) and percent(exposed[0]) == percent(exposed[1]):
+        return (
+            f"Both lose {percent(lost[0])} of their rank-time to the pipeline bubble and "
+            f"{percent(exposed[0])} to exposed communication"
+        )
     return capital(
         f"{b.label} loses {percent(lost[1])} of its rank-time to the pipeline bubble and "
         f"{percent(exposed[1])} to exposed communication, {a.label} {percent(lost[0])} and "
@@ -295,7 +298,11 @@ def time_claim(found: Differences) -> str:
 def memory_claim(found: Differences) -> str:
     """The highest peak of both, against the capacity."""
     a, b = found.sides
-    misfits = [text for side in found.sides if (text := misfit(side))]
+    misfits = [
+        f"{side.label} does not fit in {size(side.summary['memory_capacity_bytes'])}"
+        for side in found.sides
+        if misfit(side)
+    ]
     if a.peak_bytes is None or b.peak_bytes is None:
         known = next((side for side in found.sides if side.peak_bytes is not None), None)
         if known is None:

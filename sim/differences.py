@@ -4,6 +4,7 @@ their figures, and in where their time goes."""
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,15 +12,8 @@ from typing import Any, Literal
 
 from scenarios.files import Key
 from scenarios.schema import Scenario
-from sim.cost.profile import Profile
-from sim.measured_summary import measured_summary
-from sim.measurement import Measurement
-from sim.prediction import Prediction, summary
-from sim.schedule.build import build_program
-from sim.schedule.lowering import Program
-from sim.timeline.figures import Figures, figures
-from sim.timeline.memory import MemoryCurve
-from sim.timeline.spans import Timeline
+from sim.sides import Side
+from sim.timeline.figures import figures
 
 NOT_COMPARED = ("name", "description", "variants")
 """Fields of a scenario that make no difference to an iteration."""
@@ -51,92 +45,6 @@ FIGURES = (
 Work = Literal["same", "resized", "other model", "unknown"]
 """What an iteration of one does beside one of the other: the same model on as many sequences; on
 another number of them; another model; or nothing that says so (one has no model)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Side:
-    """One of two iterations.
-
-    label: what it is called. iteration_ns: the median where there are draws or several runs.
-    figures: of the timeline, the typical one of several. memory: curves, of what is simulated.
-    peaks: bytes on each rank. summary: as `simulate --json` or `run --json` prints it.
-    origins: where each value was written, by dotted field; None where that is not on record.
-    prediction, measurement: the one or the other.
-    """
-
-    label: str
-    scenario: Scenario
-    iteration_ns: int
-    timeline: Timeline
-    program: Program
-    figures: Figures
-    peaks: tuple[int | None, ...]
-    summary: Mapping[str, Any]
-    origins: Mapping[str, str] | None = None
-    prediction: Prediction | None = None
-    measurement: Measurement | None = None
-
-    @property
-    def origin(self) -> str:
-        """`simulated` or `measured`."""
-        return self.timeline.origin
-
-    @property
-    def memory(self) -> tuple[MemoryCurve, ...] | None:
-        """Memory over time, of a simulated iteration whose sizes are known."""
-        return self.prediction.memory if self.prediction is not None else None
-
-    @property
-    def profile(self) -> Profile | None:
-        """The profile that a simulated iteration's costs are from."""
-        return self.prediction.profile if self.prediction is not None else None
-
-    @property
-    def peak_bytes(self) -> int | None:
-        """The highest peak of any rank; None where one is unknown."""
-        known = [peak for peak in self.peaks if peak is not None]
-        return max(known) if known and len(known) == len(self.peaks) else None
-
-    @property
-    def fullest_rank(self) -> int | None:
-        """The first rank with the highest peak."""
-        return self.peaks.index(self.peak_bytes) if self.peak_bytes is not None else None
-
-
-def simulated_side(
-    label: str, prediction: Prediction, origins: Mapping[str, str] | None = None
-) -> Side:
-    """A simulated iteration as one of two."""
-    memory = prediction.memory
-    return Side(
-        label=label,
-        scenario=prediction.scenario,
-        iteration_ns=prediction.iteration_ns,
-        timeline=prediction.timeline,
-        program=prediction.program,
-        figures=prediction.figures,
-        peaks=tuple(curve.peak_bytes for curve in memory) if memory else (),
-        summary=summary(prediction),
-        origins=origins,
-        prediction=prediction,
-    )
-
-
-def measured_side(label: str, measurement: Measurement) -> Side:
-    """A measured run as one of two: its median, and its typical iteration."""
-    program = build_program(measurement.scenario)
-    found = figures(measurement.typical, program)
-    return Side(
-        label=label,
-        scenario=measurement.scenario,
-        iteration_ns=measurement.iteration_ns,
-        timeline=measurement.typical,
-        program=program,
-        figures=found,
-        peaks=measurement.peak_memory_bytes,
-        summary=measured_summary(measurement, program, found),
-        measurement=measurement,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +142,11 @@ class Differences:
         elif replace(a.model, name="") != replace(b.model, name=""):
             return "other model"
         return "same" if a.plan.num_sequences == b.plan.num_sequences else "resized"
+
+    @property
+    def uncertainty_ns(self) -> float:
+        """How sure the difference in iteration time is, both uncertainties added as independent."""
+        return math.hypot(self.a.uncertainty_ns, self.b.uncertainty_ns)
 
     def figure(self, name: str) -> FigureDifference | None:
         """A figure by its name; None where neither has it."""
@@ -363,6 +276,7 @@ def differences_json(found: Differences) -> dict[str, object]:
         "a": dict(a.summary),
         "b": dict(b.summary),
         "nothing_differs": found.is_none,
+        "difference_uncertainty_s": found.uncertainty_ns / 1e9,
         "work": found.work,
         "differences": [
             {

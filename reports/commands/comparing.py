@@ -17,11 +17,12 @@ from scenarios.loader import Loaded
 from scenarios.variants import split_name
 from scenarios.writing import write_whole
 from sim.cost.profile import Profile
-from sim.differences import Differences, Side, differences, measured_side, simulated_side
+from sim.differences import Differences, differences
 from sim.elastic_measurement import is_elastic_file
 from sim.engine.choice import Engine
 from sim.measurement import Measurement, read_measurements
 from sim.prediction import predict
+from sim.sides import Side, measured_side, simulated_side
 from sim.variants import DRAWS
 
 _HEAD = 200
@@ -108,11 +109,13 @@ def _side(
             f"`pipetwin simulate {name}` holds it beside itself without each mechanism; or compare "
             "one phase of it, with `--set elastic=null --set plan.frozen_layers=4`"
         )
+    draws = DRAWS if used else 0
     try:
-        prediction = predict(loaded.scenario, used, draws=DRAWS if used else 0, engine=engine)
+        prediction = predict(loaded.scenario, used, draws=draws, engine=engine)
     except OverflowError as error:
         raise InputError(f"--engine {engine}: {error}; --engine simpy has no limit") from None
-    return simulated_side(letter, prediction, _origins(letter, loaded.origins, own))
+    origins = _origins(letter, loaded.origins, own)
+    return simulated_side(letter, prediction, origins, draws=draws)
 
 
 def _loaded(

@@ -15,9 +15,9 @@ import numpy as np
 
 from reports.tables import memory_parts
 from reports.words import CATEGORY_NAMES, GIB, MEMORY_NAMES, PATH_NAMES, family, percent, size
-from sim.differences import Side
 from sim.prediction import Prediction
 from sim.schedule.actions import Kind
+from sim.sides import Side
 from sim.timeline.memory import MemoryCurve
 
 Chart = dict[str, Any]

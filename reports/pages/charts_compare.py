@@ -16,7 +16,8 @@ from reports.pages.charts import RANK_PARTS, Chart, chart_of, marker_of
 from reports.pages.charts_training import COLORS
 from reports.training_words import PARTS
 from reports.words import GIB, PATH_NAMES, duration, family
-from sim.differences import Differences, FigureDifference, Side
+from sim.differences import Differences, FigureDifference
+from sim.sides import Side
 
 CHANGES = (
     ("iteration_s",),

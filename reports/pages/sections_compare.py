@@ -12,7 +12,8 @@ from reports.pages import charts, charts_compare, gantt
 from reports.pages.assumptions import assumptions_section
 from reports.pages.sections import Figure, Legend, Section, Tile, legend_of, window_note
 from reports.tables import Table
-from sim.differences import Differences, Side
+from sim.differences import Differences
+from sim.sides import Side
 
 
 def tiles(found: Differences) -> list[Tile]:
@@ -119,13 +120,7 @@ def time_section(found: Differences) -> Section:
         else ""
     )
     fair = f"{compare_words.comparable(found.work)} " if found.work != "same" else ""
-    drawn = " and ".join(
-        f"{side.label} with the median of every action, "
-        f"{words.duration(side.timeline.iteration_ns)}"
-        for side in found.sides
-        if side.timeline.iteration_ns != side.iteration_ns and side.measurement is None
-    )
-    note = f"Drawn is {drawn}: the prediction is the median over draws." if drawn else ""
+    note = _drawn_note(found)
     figures = [
         *_waterfall(found),
         *(
@@ -154,6 +149,21 @@ def time_section(found: Differences) -> Section:
             compare_tables.path_table(found),
             compare_tables.ranks_table(found),
         ),
+    )
+
+
+def _drawn_note(found: Differences) -> str:
+    """What is drawn of a prediction that is a median over draws."""
+    drawn = [side for side in found.sides if side.draws]
+    if not drawn:
+        return ""
+    times = " and ".join(
+        f"{words.duration(side.timeline.iteration_ns)} in {side.label}" for side in drawn
+    )
+    return (
+        f"Drawn with the median of every action: {times}. The prediction is the median over draws, "
+        "in which a pipeline waits for its slower side; each category above is its share of the "
+        "timeline drawn, times that."
     )
 
 

@@ -9,10 +9,11 @@ from page_kinds import HOSTILE
 
 from scenarios.loader import load
 from sim.comparison import own_costs
-from sim.differences import Differences, Side, differences, measured_side, simulated_side
+from sim.differences import Differences, differences
 from sim.engine.simpy_engine import simulate
 from sim.measurement import Measurement
 from sim.prediction import predict
+from sim.sides import Side, measured_side, simulated_side
 
 
 def side(label: str, name: str, *overrides: str) -> Side:

@@ -153,7 +153,14 @@ def test_both_timelines_have_one_axis(compared: dict[str, Differences]) -> None:
         ("run", ("took", "(measured)", "are predicted (simulated), 18.8 % below")),
         ("runs", ("before is faster:", "tokens a second", "(both measured)")),
         ("nothing", ("Nothing differs:", "in both (simulated)")),
-        ("failures", ("A and B are equally fast", "for the training run")),
+        (
+            "failures",
+            (
+                "A and B are equally fast",
+                ", B with as much memory and $",
+                "more for the training run",
+            ),
+        ),
     ],
 )
 def test_the_verdict(compared: dict[str, Differences], name: str, said: tuple[str, ...]) -> None:
@@ -167,7 +174,7 @@ def test_the_terminal_shows_what_differs(
 ) -> None:
     for name, expected in (
         ("schedules", ("plan.chunks", "Cost of a billion tokens", "pipeline bubble", "sum")),
-        ("models", ("The models differ", "model.hidden", "large does not fit")),
+        ("models", ("The models differ", "model.hidden", "does not fit in 345.0")),
         ("run", ("No value of the scenarios differs", "of whole passes", "The run (measured)")),
         ("runs", ("of different size", "plan.microbatches")),
     ):

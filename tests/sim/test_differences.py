@@ -12,19 +12,11 @@ from hypothesis import strategies as st
 from scenarios.loader import load
 from sim.calibration import calibrate_from_runs
 from sim.comparison import own_costs
-from sim.differences import (
-    Differences,
-    Side,
-    apportioned,
-    differences,
-    differences_json,
-    field_values,
-    measured_side,
-    simulated_side,
-)
+from sim.differences import Differences, apportioned, differences, differences_json, field_values
 from sim.engine.simpy_engine import simulate
 from sim.measurement import Measurement
 from sim.prediction import predict, summary
+from sim.sides import Side, measured_side, simulated_side
 
 
 def side(label: str, name: str, *overrides: str) -> Side:
@@ -198,10 +190,13 @@ def test_two_runs_compare() -> None:
 def test_a_median_over_draws_adds_up_too() -> None:
     profile = calibrate_from_runs([made("local-2rank", 1.2), made("local-2rank-few", 1.1)])
     scenario = load("local-2rank").scenario
-    drawn = simulated_side("drawn", predict(scenario, profile, draws=5))
+    drawn = simulated_side("drawn", predict(scenario, profile, draws=5), draws=5)
     found = differences(drawn, side("plain", "local-2rank"))
     assert found.by_pass
     assert drawn.prediction is not None and drawn.prediction.spread_ns is not None
+    low, _, high = drawn.prediction.spread_ns
+    assert drawn.uncertainty_ns == pytest.approx(0.831 * (high - low), rel=1e-3)
+    assert found.uncertainty_ns == drawn.uncertainty_ns and found.b.uncertainty_ns == 0
     adds_up(found)
 
 
