@@ -1,9 +1,11 @@
 """Timelines as gzipped Chrome trace JSON, opened by Perfetto (ui.perfetto.dev) and chrome://tracing.
 
+A rank is a process, of number `process_of(rank)`; its tracks are threads numbered from there on.
 The format: Google's "Trace Event Format". What its readers rely on, and what is held to here: the
 slices of one track lie beside each other or within each other; a flow begins (`s`) and ends (`f`)
 at a time that lies within a slice of its track; process, thread and flow numbers are whole; times
-are microseconds, here with all three digits of the nanoseconds.
+are microseconds, here with all three digits of the nanoseconds. To Perfetto, thread numbers are a
+whole machine's, whatever the process, and thread 0 is the idle one.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from sim.timeline.spans import LANES, Lane, Span, Timeline
 BESIDE = " +"
 """What follows a lane's name in that of a track with what ran at the same time as others of it."""
 _CHUNK_EVENTS = 20_000
+_IDS = 1000
 _LEVEL = 6
 
 PayloadBytes = Callable[[Action], int | None]
@@ -64,6 +67,16 @@ def chrome_trace(
     return out.getvalue()
 
 
+def process_of(rank: int) -> int:
+    """The number of a rank's process."""
+    return (rank + 1) * _IDS
+
+
+def rank_of(process: int) -> int:
+    """The rank of a process."""
+    return process // _IDS - 1
+
+
 def _joined(*sources: Iterator[str]) -> Iterator[str]:
     lead = "\n"
     pending: list[str] = []
@@ -82,8 +95,13 @@ def _json(value: object) -> str:
 
 
 def _us(time_ns: int) -> str:
-    """Microseconds with all digits, which a float would not print for long times."""
-    return f"{time_ns // 1000}.{time_ns % 1000:03d}"
+    """Microseconds with all digits, which a float would not print for long times.
+
+    Perfetto reads them as a double and cuts off what is below a nanosecond, so that slices that
+    touch would overlap and be dropped; where it would be one short, a fourth digit helps it.
+    """
+    text = f"{time_ns // 1000}.{time_ns % 1000:03d}"
+    return text if int(float(text) * 1000.0) == time_ns else f"{text}1"
 
 
 @dataclass(frozen=True)
@@ -117,19 +135,23 @@ class _Drawn:
     @cached_property
     def numbers(self) -> tuple[Mapping[tuple[Lane, int], int], ...]:
         """Of every rank the thread numbers of its tracks: lane by lane."""
-        return tuple({track: n for n, track in enumerate(own)} for own in self.tracks)
+        return tuple(
+            {track: process_of(rank) + 1 + n for n, track in enumerate(own)}
+            for rank, own in enumerate(self.tracks)
+        )
 
     @cached_property
     def depth_of(self) -> Mapping[Span, int]:
         return dict(self.placed)
 
     def names(self) -> Iterator[str]:
-        for rank, own in enumerate(self.tracks):
-            yield _meta("process_name", rank, 0, {"name": f"rank {rank} ({self.timeline.origin})"})
-            yield _meta("process_sort_index", rank, 0, {"sort_index": rank})
-            for tid, (lane, depth) in enumerate(own):
-                yield _meta("thread_name", rank, tid, {"name": lane + BESIDE * depth})
-                yield _meta("thread_sort_index", rank, tid, {"sort_index": tid})
+        for rank, own in enumerate(self.numbers):
+            pid, name = process_of(rank), f"rank {rank} ({self.timeline.origin})"
+            yield _meta("process_name", pid, pid, {"name": name})
+            yield _meta("process_sort_index", pid, pid, {"sort_index": rank})
+            for (lane, depth), tid in own.items():
+                yield _meta("thread_name", pid, tid, {"name": lane + BESIDE * depth})
+                yield _meta("thread_sort_index", pid, tid, {"sort_index": tid})
 
     def slices(self) -> Iterator[str]:
         waits: Mapping[Span, str] = {}
@@ -142,7 +164,7 @@ class _Drawn:
             args = self._args(span) + waits.get(span, "")
             yield (
                 f'{{"ph":"X","name":"{span.action}","cat":"{span.action.kind.name.lower()}",'
-                f'"pid":{rank},"tid":{tid},"ts":{_us(span.start_ns)},'
+                f'"pid":{process_of(rank)},"tid":{tid},"ts":{_us(span.start_ns)},'
                 f'"dur":{_us(span.duration_ns)},"args":{{{args}}}}}'
             )
 
@@ -241,7 +263,7 @@ class _Drawn:
         bound = '"bp":"e",' if phase == "f" else ""
         return (
             f'{{"ph":"{phase}",{bound}"name":"message","cat":"message","id":{number},'
-            f'"pid":{span.rank},"tid":{tid},"ts":{_us(time_ns)}}}'
+            f'"pid":{process_of(span.rank)},"tid":{tid},"ts":{_us(time_ns)}}}'
         )
 
 
@@ -272,8 +294,9 @@ def _meta(name: str, pid: int, tid: int, args: Mapping[str, object]) -> str:
 
 
 def _counters(rank: int, curve: MemoryCurve) -> Iterator[str]:
+    pid = process_of(rank)
     for time_ns, held in zip(curve.times_ns, curve.bytes_held, strict=True):
         yield (
-            f'{{"ph":"C","name":"memory","pid":{rank},"ts":{_us(time_ns)},'
+            f'{{"ph":"C","name":"memory","pid":{pid},"ts":{_us(time_ns)},'
             f'"args":{{"bytes":{held}}}}}'
         )

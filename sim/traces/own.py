@@ -10,7 +10,7 @@ from sim.measurement import Measurement
 from sim.schedule.actions import NotationError, parse_action
 from sim.schedule.build import build_program
 from sim.timeline.spans import LANES, Lane, Span, Timeline
-from sim.timeline.trace import BESIDE
+from sim.timeline.trace import BESIDE, rank_of
 from sim.traces.stream import TraceError, TraceFile, nanoseconds
 
 
@@ -38,14 +38,14 @@ def read_own(path: Path) -> tuple[Timeline, dict[str, object]]:
                 lane = next(lane for lane in LANES if name.rstrip(BESIDE) == lane)
                 lanes[event["pid"], event["tid"]] = lane
             elif event["ph"] == "M":
-                ranks = max(ranks, event["pid"] + 1)
+                ranks = max(ranks, rank_of(event["pid"]) + 1)
             elif event["ph"] == "X":
                 start = nanoseconds(event["ts"])
                 end = start + nanoseconds(event["dur"])
                 found.append((event["pid"], event["tid"], event["name"], start, end))
         spans = tuple(
-            Span(rank, lanes[rank, track], parse_action(name), start, end)
-            for rank, track, name, start, end in found
+            Span(rank_of(process), lanes[process, track], parse_action(name), start, end)
+            for process, track, name, start, end in found
         )
     except (KeyError, TypeError, StopIteration, NotationError, AttributeError) as error:
         raise TraceError(f"{path}: is damaged, or was changed: {error!r}") from error

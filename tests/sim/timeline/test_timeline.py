@@ -144,7 +144,7 @@ def test_the_trace_opens_as_chrome_json() -> None:
     events = data["traceEvents"]
     spans = [e for e in events if e["ph"] == "X"]
     assert len(spans) == len(timeline.spans)
-    assert {"pid": 0, "tid": 0, "ts": 0.0, "dur": 1.0}.items() <= spans[0].items()
+    assert {"pid": 1000, "tid": 1001, "ts": 0.0, "dur": 1.0}.items() <= spans[0].items()
     starts = {e["id"] for e in events if e["ph"] == "s"}
     assert starts == {e["id"] for e in events if e["ph"] == "f"} and len(starts) == 6
     assert {e["args"]["name"] for e in events if e["name"] == "process_name"} == {

@@ -16,7 +16,7 @@ from sim.schedule.actions import RECEIVES, SENDS, parse_action
 from sim.schedule.generators import one_forward_one_backward
 from sim.schedule.lowering import lower
 from sim.timeline.spans import LANES, Span, Timeline
-from sim.timeline.trace import BESIDE, chrome_trace
+from sim.timeline.trace import BESIDE, chrome_trace, rank_of
 
 Events = list[dict[str, Any]]
 
@@ -28,9 +28,10 @@ def read(data: bytes) -> dict[str, Any]:
 
 
 def ns(microseconds: Any) -> int:
-    found = Decimal(microseconds) * 1000
-    assert found == int(found)
-    return int(found)
+    """Exactly, and as Perfetto reads it: a double, cut off at the nanosecond."""
+    exactly = int(Decimal(microseconds) * 1000)
+    assert int(float(microseconds) * 1000.0) == exactly
+    return exactly
 
 
 def held_to_the_rules(events: Events) -> Mapping[str, int]:
@@ -42,7 +43,7 @@ def held_to_the_rules(events: Events) -> Mapping[str, int]:
     count: dict[str, int] = defaultdict(int)
     for place, event in enumerate(events):
         count[event["ph"]] += 1
-        assert isinstance(event["pid"], int)
+        assert isinstance(event["pid"], int) and event["pid"] > 0
         if event["ph"] == "X":
             start, duration = ns(event["ts"]), ns(event["dur"])
             assert start >= 0 and duration >= 0
@@ -67,6 +68,8 @@ def held_to_the_rules(events: Events) -> Mapping[str, int]:
     for slices in tracks.values():
         assert all(a[1] <= b[0] for a, b in pairwise(sorted(slices))), "slices of a track overlap"
     assert named == set(tracks), "a track without a name, or an idle one"
+    numbers = [tid for _, tid in named]
+    assert len(set(numbers)) == len(numbers) and not {pid for pid, _ in named} & set(numbers)
     assert all(list(f) == ["s", "f"] and f["s"][2] <= f["f"][2] for f in flows.values())
     assert all(a < b for times in counters.values() for a, b in pairwise(times))
     return count
@@ -122,14 +125,16 @@ def test_spans_tell_their_parts_and_what_they_waited_for() -> None:
         if event["name"] == "2F0":
             parts = sum(event["args"]["parts_ms"].values())
             assert abs(parts * 1000 - event["dur"]) < Decimal("0.01")
-    last = [e for e in slices if e["pid"] == 3 and "waited_for" in e["args"]]
+    last = [e for e in slices if rank_of(e["pid"]) == 3 and "waited_for" in e["args"]]
     assert last[0]["args"]["waited_for"] == "3RECV_F0"
     arrival = found.timeline.arrivals[3, parse_action("3RECV_F0")]
     assert last[0]["args"]["waited_ms"] * 10**6 == arrival.end_ns
     # Waits and work fill a rank's compute lane up to its last span.
     for rank, spans in enumerate(found.timeline.compute):
         busy = sum(s.duration_ns for s in spans)
-        waited = sum(ns(e["args"].get("waited_ms", 0) * 1000) for e in slices if e["pid"] == rank)
+        waited = sum(
+            ns(e["args"].get("waited_ms", 0) * 1000) for e in slices if rank_of(e["pid"]) == rank
+        )
         assert busy + waited == spans[-1].end_ns
 
 
@@ -157,7 +162,7 @@ def test_messages_without_a_time_of_their_own_are_arrows_between_what_takes_time
     timeline = Timeline(origin="measured", num_ranks=2, spans=tuple(spans))
     events = read(chrome_trace(timeline, program=program))["traceEvents"]
     assert held_to_the_rules(events)["s"] == 2
-    ends = [(e["ph"], e["pid"], ns(e["ts"])) for e in events if e["ph"] in "sf"]
+    ends = [(e["ph"], rank_of(e["pid"]), ns(e["ts"])) for e in events if e["ph"] in "sf"]
     assert ends == [("s", 0, 10_010), ("f", 1, 30_029), ("s", 1, 40_040), ("f", 0, 43_042)]
 
 
@@ -170,8 +175,8 @@ def test_what_overlaps_in_a_lane_has_a_track_beside_it() -> None:
     events = read(chrome_trace(timeline))["traceEvents"]
     held_to_the_rules(events)
     names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
-    assert names == {0: "forward", 1: "forward +"}
-    assert [e["tid"] for e in events if e["ph"] == "X"] == [0, 1, 0]
+    assert names == {1001: "forward", 1002: "forward +"}
+    assert [e["tid"] for e in events if e["ph"] == "X"] == [1001, 1002, 1001]
 
 
 def test_long_times_keep_every_nanosecond() -> None:
