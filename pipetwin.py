@@ -6,12 +6,11 @@ stdout carries the result, stderr progress and errors. Exit codes: 0 done (also 
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Literal
 
-from cyclopts import App, CycloptsError
+from cyclopts import App
 
 from reports.commands import compare_options as c
 from reports.commands import options as o
@@ -561,23 +560,9 @@ def main() -> None:
 
 def run_command_line(tokens: list[str]) -> int:
     """Run one command line and return its exit code; errors become one message on stderr."""
-    try:
-        result = app(tokens, exit_on_error=False, result_action="return_value")
-        sys.stdout.flush()
-        return result if isinstance(result, int) else 0
-    except CycloptsError:
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: nothing was written\n")
-        return 130
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; nothing is left to be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        from reports.commands.files import exit_of_error
+    from reports.commands.exits import run
 
-        return exit_of_error(error, tokens)
+    return run(app, tokens)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -197,17 +197,43 @@ def show(path: Path) -> str:
         return str(path)
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question to put behind a message, `: did you mean `1f1b`?`; empty where nothing is near."""
+    lower = {entry.lower(): entry for entry in known}
+    close = difflib.get_close_matches(name.lower(), lower, n=2, cutoff=0.6)
+    return f": did you mean {_listed([lower[entry] for entry in close])}?" if close else ""
+
+
 def _suggestion(name: str, entries: dict[str, Path]) -> str:
     wanted = name.lower()
+    close = _with_words(wanted, entries)
     last_parts = {entry.rsplit("/", 1)[-1]: entry for entry in entries}
-    close = difflib.get_close_matches(wanted, entries, n=3, cutoff=0.6)
+    if not close:
+        close = difflib.get_close_matches(wanted, entries, n=3, cutoff=0.6)
     for part in difflib.get_close_matches(wanted.rsplit("/", 1)[-1], last_parts, n=3, cutoff=0.6):
         if last_parts[part] not in close:
             close.append(last_parts[part])
     if close:
         return f"did you mean {_listed(close[:3])}?"
-    example = next(iter(sorted(entries, key=lambda n: (kind_of(n) != "scenario", n))), "x.yaml")
-    return f"a file ends in `.yaml`, an entry is, for example, `{example}`"
+    return (
+        "a file ends in `.yaml`, an entry is, for example, `megatron/175b`; `pipetwin scenario "
+        "list` lists them"
+    )
+
+
+def _with_words(wanted: str, entries: Mapping[str, Path]) -> list[str]:
+    """Entries whose names, or else descriptions, hold every word of what is wanted; those that say
+    little else first, scenarios before parts of them."""
+    words = re.findall(r"[a-z]+[0-9]*|[0-9][0-9.]*[a-z]*", wanted)
+    if not words or max(map(len, words)) < 2:
+        return []
+    by_name = [name for name in entries if all(word in name for word in words)]
+    found = by_name or [
+        entry.name
+        for entry in catalogue()
+        if all(word in f"{entry.name} {entry.description}".lower() for word in words)
+    ]
+    return sorted(found, key=lambda n: (kind_of(n) not in ("scenario", "model"), len(n), n))
 
 
 def _listed(found: list[str]) -> str:

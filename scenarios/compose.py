@@ -96,7 +96,10 @@ def override_tree(text: str, problems: list[Problem]) -> Node:
 
 
 def _unknown(name: str | Path, error: LookupError) -> ScenarioError:
-    return ScenarioError([Problem(file=str(name), line=1, column=1, field="", message=str(error))])
+    shown = str(name) or "scenario"
+    return ScenarioError(
+        [Problem(file=shown, line=None, column=None, field="", message=str(error))]
+    )
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -54,6 +55,31 @@ _EXAMPLES = {
     "execution": "{iterations: 20}",
     "variants": "{uniform: {plan.slices: 8}}",
     "efficiency": "{matmul_max: 0.75}",
+}
+
+# What other tools call fields.
+_CALLED = {
+    **dict.fromkeys(("tp", "tensor_parallel", "tensor_parallel_size", "mp"), "plan.tensor"),
+    **dict.fromkeys(("pp", "pipeline_parallel", "pipeline_parallel_size"), "plan.pipeline"),
+    **dict.fromkeys(("dp", "data_parallel", "data_parallel_size", "replicas"), "plan.data"),
+    **dict.fromkeys(("mbs", "micro_batch_size", "microbatch_size"), "plan.micro_batch"),
+    **dict.fromkeys(("gbs", "batch", "batch_size", "global_batch_size"), "plan.global_batch"),
+    **dict.fromkeys(("num_microbatches", "gradient_accumulation_steps"), "plan.microbatches"),
+    **dict.fromkeys(("virtual_stages", "vpp", "interleaving"), "plan.chunks"),
+    **dict.fromkeys(
+        ("recompute", "checkpointing", "activation_checkpointing"), "plan.recomputation"
+    ),
+    **dict.fromkeys(("zero", "zero_stage", "fsdp"), "plan.sharding"),
+    **dict.fromkeys(("dtype", "mixed_precision"), "plan.precision"),
+    **dict.fromkeys(("num_layers", "n_layers", "n_layer"), "model.layers"),
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd"), "model.hidden"),
+    **dict.fromkeys(("num_heads", "n_heads", "n_head", "num_attention_heads"), "model.heads"),
+    **dict.fromkeys(("seq_len", "seq_length", "sequence_length", "context"), "model.sequence"),
+    **dict.fromkeys(("vocab", "vocab_size", "vocabulary_size"), "model.vocabulary"),
+    **dict.fromkeys(("num_nodes", "nnodes"), "cluster.nodes"),
+    **dict.fromkeys(("gpus_per_node", "nproc_per_node"), "cluster.devices_per_node"),
+    **dict.fromkeys(("gpu", "accelerator"), "cluster.device"),
+    **dict.fromkeys(("price", "cost_per_hour"), "cluster.price_per_device_hour"),
 }
 
 
@@ -121,6 +147,12 @@ def did_you_mean(path: Path) -> str | None:
     """Return the dotted path of the field that an unknown `path` most likely means."""
     prefix = "".join(f"{part}." for part in path[:-1])
     last = str(path[-1])
+    meant = _CALLED.get(last.lower().replace("-", "_"))
+    if meant is not None:
+        return meant
+    dotted = tuple(re.split(r"[:/.]", last))
+    if len(path) == 1 and len(dotted) > 1 and lookup(dotted) is not None:
+        return ".".join(dotted)
     close = difflib.get_close_matches(last.lower(), names_at(path[:-1]) or (), n=1, cutoff=0.6)
     if close:
         return prefix + close[0]

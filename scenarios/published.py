@@ -121,7 +121,8 @@ def matching_tables(names: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]
         found = [i for i in ids if any(fnmatch.fnmatchcase(i, p) for p in patterns)]
         if not found:
             known = ", ".join([*groups, *ids])
-            message = f"no published table is called so: there are {known}"
+            hint = catalogue.did_you_mean(name, (*groups, *ids))
+            message = f"no published table is called so{hint or ':'} there are {known}"
             raise ScenarioError(
                 [Problem(file=name, line=None, column=None, field="", message=message)]
             )

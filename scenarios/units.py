@@ -76,8 +76,43 @@ def _parse(value: Any, pattern: str, what: str, example: str) -> re.Match[str]:
         raise UnitError(f"{value!r} has no unit: write {what} with its unit, as `{example}`")
     match = re.fullmatch(pattern, value.strip()) if len(value) <= _MAX_LENGTH else None
     if match is None:
-        raise UnitError(f"{value!r} is not {what}: write a number and its unit, as `{example}`")
+        meant = _meant(value, pattern)
+        works = f"write a number and its unit, as `{example}`"
+        hint = f"did you mean `{meant}`? " if meant else ""
+        raise UnitError(f"{value!r} is not {what}: {hint}{works}")
     return match
+
+
+_USUAL = (
+    *("ns", "us", "ms", "s", "min", "h", "d"),
+    *(f"{prefix}{unit}" for prefix in _PREFIXES for unit in ("B", "bit/s", "B/s", "FLOP/s")),
+)
+_SPELT = {
+    **dict.fromkeys(("sec", "secs", "second", "seconds"), "s"),
+    **dict.fromkeys(("minute", "minutes", "mins"), "min"),
+    **dict.fromkeys(("hour", "hours", "hr", "hrs"), "h"),
+    **dict.fromkeys(("day", "days"), "d"),
+    **dict.fromkeys(("msec", "millisecond", "milliseconds"), "ms"),
+    **dict.fromkeys(("usec", "microsecond", "microseconds"), "us"),
+    **dict.fromkeys(("nsec", "nanosecond", "nanoseconds"), "ns"),
+}
+
+
+def _meant(value: str, pattern: str) -> str | None:
+    """What a quantity with another spelling of its unit means, as `100 Gbps`; None if unclear."""
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*(?P<unit>[A-Za-zµ/]+)\s*", value[:_MAX_LENGTH])
+    if match is None or len(value) > _MAX_LENGTH:
+        return None
+    unit = match["unit"].replace("Bps", "B/s").lower()
+    unit = _SPELT.get(unit, unit).replace("flops/s", "flop/s")
+    unit = re.sub(r"(?<=[kmgtp])?flops?$", "flop/s", unit)
+    rates = (re.sub(r"(?<![a-z/])?bps$", "bit/s", unit), re.sub(r"([kmgtp]i?)?b$", r"\1b/s", unit))
+    usual = {known.lower(): known for known in reversed(_USUAL)}
+    for spelling in (unit, f"{unit}b", *rates):
+        text = f"{match['number']} {usual.get(spelling, '')}"
+        if spelling in usual and re.fullmatch(pattern, text):
+            return text
+    return None
 
 
 def parse_bytes(value: Any) -> int:

@@ -127,7 +127,9 @@ def _message(detail: Mapping[str, Any], path: Path, is_key: bool) -> str:
         expected = detail.get("ctx", {}).get("expected", "")
         return f"{given} cannot be a key here: {_one_of(given, _choices(expected))}"
     if kind == "literal_error":
-        return f"{given} is not allowed: {_one_of(given, field.choices)}; {rule}"
+        choices = _one_of(given, field.choices)
+        # Whoever mistyped a choice knows what it means.
+        return f"{given} is not allowed: {choices}" + ("" if choices[-1] == "?" else f"; {rule}")
     bounds = {
         "greater_than_equal": ("ge", "at least"),
         "greater_than": ("gt", "above"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from reports.terminal import console
-from scenarios.catalogue import profiles, run_tables, tables
+from scenarios.catalogue import did_you_mean, profiles, run_tables, tables
 from scenarios.errors import ScenarioError
 from scenarios.loader import Loaded, load, load_cluster
 from scenarios.published import PublishedTable, load_table, matching_tables
@@ -66,7 +66,9 @@ def exit_of_error(error: Exception, tokens: Sequence[str]) -> int:
         return 3
     if not is_bad_input(error):
         raise error
-    sys.stderr.write(f"{error}\n")
+    from reports.commands.explaining import explained
+
+    sys.stderr.write(f"{explained(error, tokens)}\n")
     return 2
 
 
@@ -107,6 +109,7 @@ def profile(path: Path | None) -> Profile | None:
     if not path.exists() and path.as_posix() in shipped:
         return read_profile(shipped[path.as_posix()])
     if not path.exists() and path.suffix == "" and path.parent == Path():
+        hint = did_you_mean(path.name, shipped)
         raise InputError(
             f"{path}: is no file, and no profile that comes along: there is {', '.join(shipped)}"
         )
@@ -153,7 +156,9 @@ def schedule(
     except ScenarioError as error:
         if len(error.problems) == 1 and not Path(name).exists() and "/" not in name:
             known = _schedule_names()
-            raise InputError(f"{error}\n(schedules by name: {known}; or a .csv file)") from error
+            hint = did_you_mean(kind, (*GENERATORS, "interleaved"))
+            message = f"{name}: is no schedule{hint}; schedules by name: {known}"
+            raise InputError(f"{message}; else a .csv file, or a scenario") from error
         raise
 
 

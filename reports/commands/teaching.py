@@ -144,6 +144,25 @@ START = ("scenario list", "simulate megatron/175b", "plan gpt3-175b --gpus 1024"
 """What to begin with."""
 
 
+SYNONYMS = {
+    "simulate": ("predict", "estimate", "model"),
+    "plan": ("search", "optimize", "layout", "tune"),
+    "sweep": ("grid", "vary", "scan"),
+    "compare": ("diff", "versus"),
+    "run": ("execute", "train", "launch", "start"),
+    "measure": ("benchmark", "profile", "bench"),
+    "calibrate": ("fit",),
+    "validate": ("judge", "verify", "test", "check"),
+    "report": ("html", "render", "page"),
+    "scenario": ("list", "show", "catalogue", "catalog", "models", "scenarios", "schema"),
+    "schedule": ("draw", "schedules"),
+    "import-trace": ("import", "trace", "kineto"),
+    "doctor": ("info", "env", "diagnose", "selftest"),
+    "completion": ("completions", "autocomplete"),
+}
+"""What else people call the commands, for whoever types one of these."""
+
+
 def teach(app: App) -> None:
     """Put every command of the app in its group, and examples below its help."""
     groups = {
@@ -161,6 +180,7 @@ def teach(app: App) -> None:
         if lesson.aim is not None:
             command.group = groups[lesson.aim]
             command.sort_key = number
+        command.synonym = SYNONYMS.get(lesson.command)
         command.help_epilogue = _epilogue("Examples", lesson.examples)
 
 
