@@ -55,6 +55,8 @@ FIGURES: Mapping[str, FigureWords] = {
     "bubble_fraction": FigureWords("Pipeline bubble", percent, _points),
     "exposed_communication_fraction": FigureWords("Exposed communication", percent, _points),
     "peak_memory_bytes": FigureWords("Peak memory, fullest rank", size),
+    "sent_bytes_per_device": FigureWords("Sent by a device, an iteration", size),
+    "inter_node_bytes_per_device": FigureWords("Of that between nodes", size),
     "devices": FigureWords("Devices", count, less_is_better=None),
     "sequences_per_iteration": FigureWords("Sequences an iteration", count, less_is_better=None),
     "device_s_per_iteration": FigureWords(

@@ -31,6 +31,8 @@ FIGURES = (
     "bubble_fraction",
     "exposed_communication_fraction",
     "peak_memory_bytes",
+    "sent_bytes_per_device",
+    "inter_node_bytes_per_device",
     *COUNTS,
     "device_s_per_iteration",
     "training_days",
@@ -227,6 +229,12 @@ def figures_of(side: Side) -> dict[str, float | None]:
         found["tokens_per_s_per_device"] = rate / devices
         if price is not None:
             found["dollars_per_billion_tokens"] = price * devices / 3600 / rate * 1e9
+    sent = known.get("traffic")
+    if sent is not None:
+        found["sent_bytes_per_device"] = sent["sent_bytes_per_device"]
+        if sent["near_share"] is not None:
+            far = 1 - sent["near_share"]
+            found["inter_node_bytes_per_device"] = far * sent["sent_bytes_per_device"]
     run = side.prediction.training if side.prediction is not None else None
     if run is not None and not run.is_plain and run.expected_days is not None:
         found["expected_days"] = run.expected_days

@@ -17,6 +17,8 @@ from sim.schedule.lowering import Program
 from sim.timeline.figures import Figures, figures
 from sim.timeline.memory import MemoryCurve
 from sim.timeline.spans import Timeline
+from sim.traffic.counting import traffic
+from sim.traffic.json import traffic_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,10 @@ def simulated_side(
 
     draws: how many were asked for, with a profile.
     """
-    memory = prediction.memory
+    memory, sent = prediction.memory, traffic(prediction)
+    known = summary(prediction)
+    if sent is not None:
+        known["traffic"] = traffic_json(sent)
     return Side(
         label=label,
         scenario=prediction.scenario,
@@ -104,7 +109,7 @@ def simulated_side(
         program=prediction.program,
         figures=prediction.figures,
         peaks=tuple(curve.peak_bytes for curve in memory) if memory else (),
-        summary=summary(prediction),
+        summary=known,
         origins=origins,
         prediction=prediction,
         draws=draws if prediction.spread_ns is not None else 0,

@@ -26,6 +26,7 @@ CHANGES = (
     ("tokens_per_s_per_device",),
     ("model_tflops_per_gpu",),
     ("peak_memory_bytes",),
+    ("sent_bytes_per_device",),
     ("expected_days", "training_days"),
     ("expected_dollars", "training_cost_dollars", "dollars_per_billion_tokens"),
 )
