@@ -205,16 +205,8 @@ def sweep(
 
     where = sweeping.Where(jobs, cluster, shard)
     asked = sweeping.Asked(vary or (), points, zip, set or (), profile, engine, figures)
-    return sweeping.sweep(
-        scenario,
-        output,
-        asked,
-        where,
-        retry_failed=retry_failed,
-        report=report,
-        as_json=json,
-        force=force,
-    )
+    again, to = retry_failed, (output, report)
+    return sweeping.sweep(scenario, to, asked, where, retry_failed=again, as_json=json, force=force)
 
 
 @app.command
@@ -344,6 +336,7 @@ def calibrate(
     published: o.FitPublished = "",
     collectives: o.Collectives = None,
     set: o.Overrides | None = None,
+    report: o.ReportFile = None,
     json: o.Json = False,
     force: o.Force = False,
 ) -> int:
@@ -372,7 +365,7 @@ def calibrate(
     from reports.commands import fitting
 
     log = fitting.Log(runs, published, collectives, device, (folds, seed, fold_by))
-    return fitting.calibrate(measured, log, set, output, as_json=json, force=force)
+    return fitting.calibrate(measured, log, set, (output, report), as_json=json, force=force)
 
 
 @app.command
@@ -421,12 +414,11 @@ def validate(
         default=("--profile", "--report"),
     )
     overrides, told = set or (), console.progress()
+    shown = judging.Shown(report, max_error, json, force)
     if published:
-        return judging.published(
-            published, profile, overrides, max_error, as_json=json, progress=told
-        )
+        return judging.published(published, profile, overrides, shown, told)
     if runs is not None:
-        return judging.log(runs, device, profile, overrides, max_error, as_json=json, progress=told)
+        return judging.log(runs, device, profile, overrides, shown, told)
     if calibrate_on:
         from executor.loop import closed_loop
 

@@ -250,9 +250,9 @@ def value_label(point: Point, name: str) -> str:
     return label_of(point.seen.set[name]) if name in point.seen.set else UNKNOWN
 
 
-def short(label: str) -> str:
+def short(label: str, most: int = _WIDEST_LABEL) -> str:
     """A label that fits on an axis."""
-    return label if len(label) <= _WIDEST_LABEL else f"{label[: _WIDEST_LABEL - 1]}…"
+    return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
 def _axis(names: tuple[str, ...], points: Sequence[Point]) -> Axis:

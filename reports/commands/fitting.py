@@ -42,19 +42,20 @@ def calibrate(
     measured: Sequence[Path],
     log: Log,
     overrides: Sequence[str] | None,
-    output: Path | None,
+    outputs: tuple[Path | None, Path | None],
     *,
     as_json: bool,
     force: bool,
 ) -> int:
-    """Make a profile, write it where asked and show it; the exit code."""
-    files.check_outputs((output,), force=force)
+    """Make a profile, write it and its page (`outputs`) where asked and show it; the exit code."""
+    output, report = outputs
+    files.check_outputs((output, report), force=force)
     mode = "--runs" if log.runs else "--published"
-    used = ("--device", "--set", "--collectives", *(("--folds",) if log.runs else ()))
+    used = ("--device", "--set", "--collectives", "--report", *(("--folds",) if log.runs else ()))
     given = {"--folds": log.folding[0], "--device": log.device}
     files.refuse_unused(
         {"measured files": measured, mode: log.runs or log.published},
-        {**given, "--collectives": log.collectives, "--set": overrides},
+        {**given, "--collectives": log.collectives, "--set": overrides, "--report": report},
         {mode: used},
         default=(),
     )
@@ -64,7 +65,15 @@ def calibrate(
         found, sets, notes = from_runs(measured)
     if output is not None:
         write_profile(found, output, force=force)
+    if report is not None:
+        from reports.pages.page_calibration import render_calibration
+        from scenarios.writing import write_whole
+
+        shown = terminal_scores.profile_json(found, output, sets, notes)
+        html = render_calibration(found, shown, command=files.command_line())
+        write_whole(report, html, force=force)
     terminal_scores.show_profile(found, output, as_json=as_json, sets=sets, notes=notes)
+    console.wrote((report,), as_json=as_json)
     return 0
 
 

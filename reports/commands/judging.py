@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from reports.commands import files, measured_files
 from reports.terminal import console
 from reports.terminal import scores as terminal_scores
 from reports.terminal import variants as terminal_variants
 from scenarios.loader import load
+from scenarios.writing import write_whole
 from sim.elastic_measurement import is_elastic_file
 
 MODES = {
-    "--runs": ("--profile", "--device"),
+    "--runs": ("--profile", "--device", "--report"),
     "--calibrate-on": ("--report",),
-    "--published": ("--profile",),
+    "--published": ("--profile", "--report"),
 }
 """The options that each way of judging uses."""
 
@@ -30,29 +32,45 @@ def refuse_elastic(scenarios: Sequence[str], overrides: Sequence[str]) -> None:
             )
 
 
+class Shown(NamedTuple):
+    """How errors are shown: a page to write, the largest error that is no failure, as JSON."""
+
+    report: Path | None
+    max_error: float | None
+    as_json: bool
+    force: bool
+
+
 def published(
     names: str,
     profile: Path | None,
     overrides: Sequence[str],
-    max_error: float | None,
-    *,
-    as_json: bool,
+    shown: Shown,
     progress: Callable[[str], None],
 ) -> int:
-    """Predict published tables and show their errors; the exit code."""
+    """Predict published tables, write their page where asked and show their errors; the exit
+    code."""
     from reports.terminal import published as terminal_published
     from scenarios.published import PublishedTable
     from scenarios.published_elastic import RunTable
     from sim.published import predict_tables
     from sim.published_elastic import predict_runs
+    from sim.published_sets import published_sets
 
     found = files.published_tables(names, overrides)
     tables = [table for table in found if isinstance(table, PublishedTable)]
     profiles = files.profile(profile) or files.table_profiles(tables)
     predicted = predict_tables(tables, profiles, progress)
     runs = predict_runs([table for table in found if isinstance(table, RunTable)], progress)
-    errors = terminal_published.show_published(predicted, runs, as_json=as_json)
-    return files.exit_code(errors, max_error)
+    sets = published_sets(predicted, runs)
+    if shown.report is not None:
+        from reports.pages.page_validation import render_published
+
+        html = render_published(predicted, runs, sets, command=files.command_line())
+        write_whole(shown.report, html, force=shown.force)
+    errors = terminal_published.show_published(predicted, runs, as_json=shown.as_json, scored=sets)
+    console.wrote((shown.report,), as_json=shown.as_json)
+    return files.exit_code(errors, shown.max_error)
 
 
 def log(
@@ -60,18 +78,23 @@ def log(
     device: str,
     profile: Path | None,
     overrides: Sequence[str],
-    max_error: float | None,
-    *,
-    as_json: bool,
+    shown: Shown,
     progress: Callable[[str], None],
 ) -> int:
-    """Predict the runs of a log of iteration times and show their errors; the exit code."""
+    """Predict the runs of a log of iteration times, write their page where asked and show their
+    errors; the exit code."""
     from sim.log_calibration import validate_log
 
     cluster = files.cluster(device, overrides)
     scores, notes = validate_log(runs, cluster, files.profile(profile), progress)
-    terminal_scores.show_log_sets((scores,), notes, as_json=as_json)
-    return files.exit_code((float(str(scores["mape"])),), max_error)
+    if shown.report is not None:
+        from reports.pages.page_validation import render_log
+
+        html = render_log(scores, notes, cluster.name, command=files.command_line())
+        write_whole(shown.report, html, force=shown.force)
+    terminal_scores.show_log_sets((scores,), notes, as_json=shown.as_json)
+    console.wrote((shown.report,), as_json=shown.as_json)
+    return files.exit_code((float(str(scores["mape"])),), shown.max_error)
 
 
 def measured(

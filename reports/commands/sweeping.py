@@ -47,20 +47,20 @@ class Where:
 
 def sweep(
     scenario: str,
-    output: Path,
+    outputs: tuple[Path, Path | None],
     asked: Asked,
     where: Where,
     *,
     retry_failed: bool = False,
-    report: Path | None = None,
     as_json: bool = False,
     force: bool = False,
 ) -> int:
     """Simulate a scenario at many points, those that the results lack; the exit code.
 
-    report: an HTML page to write of all that the results then hold.
+    outputs: the results, and an HTML page to write of all that they then hold.
     Interrupted (Ctrl-C), what is finished is kept, and the code is 130.
     """
+    output, report = outputs
     _check_report(report, output, force=force)
     if where.cluster:
         files.refuse_unused({"--cluster": True}, {"--jobs": where.jobs}, {}, default=())

@@ -28,8 +28,7 @@ def plain(label: str) -> str:
 def axis_of(axis: Axis, title: str = "") -> Chart:
     """An axis of the page with the field's own values as ticks."""
     places = positions(axis)
-    every = math.ceil(len(places) / MAX_TICKS)
-    ticks = list(range(0, len(places), every))
+    ticks = spaced(places, 1 / MAX_TICKS)
     low, high = places[0], places[-1]
     room = 0.06 * (high - low) if high > low else max(1.0, abs(low)) * 0.5
     return {
@@ -37,9 +36,20 @@ def axis_of(axis: Axis, title: str = "") -> Chart:
         "title": {"text": plain(title or short(axis.name))},
         "tickvals": [10 ** places[t] if axis.is_log else places[t] for t in ticks],
         "ticktext": [plain(short(axis.labels[t])) for t in ticks],
+        "autotickangles": [0, 90],
         "range": [low - room, high + room],
         "zeroline": False,
     }
+
+
+def spaced(places: Sequence[float], least: float) -> list[int]:
+    """Which of some rising places to mark, so that they stand apart by a part of the whole."""
+    room = least * (places[-1] - places[0]) * (1 - 1e-9)
+    chosen = [0]
+    for i, place in enumerate(places[1:], start=1):
+        if place - places[chosen[-1]] >= room:
+            chosen.append(i)
+    return chosen
 
 
 def positions(axis: Axis) -> list[float]:
@@ -220,6 +230,7 @@ def _cells(axis: Axis) -> Chart:
         "title": {"text": plain(short(axis.name))},
         "tickvals": ticks,
         "ticktext": [plain(short(axis.labels[t])) for t in ticks],
+        "autotickangles": [0, 90],
         "range": [-0.5, len(axis.values) - 0.5],
         "showgrid": False,
         "zeroline": False,

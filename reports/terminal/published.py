@@ -14,40 +14,51 @@ from scenarios.published import PublishedTable
 from scenarios.published_elastic import RunTable
 from scenarios.schema import Plan
 from scenarios.units import format_bytes
-from sim.published import JudgedRow, JudgedTable, pooled_scores, scores_of
-from sim.published_elastic import JudgedRuns, run_scores
-from sim.published_gains import best_even, fastest, speedup_set
+from sim.published import JudgedRow, JudgedTable
+from sim.published_elastic import JudgedRuns
+from sim.published_sets import errors_of, published_sets
 
 _SCORES = ("n", "MAPE", "bias", "worst", "tau", "regret", "orders")
 
 
 def show_published(
-    found: Sequence[JudgedTable], runs: Sequence[JudgedRuns] = (), *, as_json: bool
+    found: Sequence[JudgedTable],
+    runs: Sequence[JudgedRuns] = (),
+    *,
+    as_json: bool,
+    scored: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> tuple[float, ...]:
-    """Show the tables of rows and of runs and their scores; the errors of what is judged."""
+    """Show the tables of rows and of runs and their scores; the errors of what is judged.
+
+    scored: their `sim.published_sets`, where they are there already.
+    """
     progress_done()
-    sets = [
-        {**scores_of(table), "best_even_slices": best_even(table), "fastest": fastest(table)}
-        for table in found
-    ]
-    speedups = {table.table.id: speedup_set(table) for table in found}
-    of_runs = [run_scores(table) for table in runs]
-    pooled = pooled_scores(found)
+    scored = scored if scored is not None else published_sets(found, runs)
     if as_json:
-        gained = [scores for scores in speedups.values() if scores is not None]
-        show_json({"sets": [*sets, *gained, *of_runs], "pooled": pooled})
+        show_json(dict(scored))
     else:
-        out = console()
-        for table, scores in zip(found, sets, strict=True):
-            _show_table(out, table, scores, speedups[table.table.id])
-        for judged, scores in zip(runs, of_runs, strict=True):
-            terminal_elastic_published.show_table(out, judged, scores)
-        _show_summary(out, sets, of_runs, pooled)
-        for gains in speedups.values():
-            if gains is not None:
-                out.print(f"{gains['id']}: {_verdict(gains)}, worst {gains['worst']:.1%} off")
-    errors = [r.error for table in found for r in table.judged if r.error is not None]
-    return (*errors, *(figure.error for table in runs for figure in table.judged))
+        _show(found, runs, scored)
+    return errors_of(found, runs)
+
+
+def _show(
+    found: Sequence[JudgedTable],
+    runs: Sequence[JudgedRuns],
+    scored: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> None:
+    by_id = {str(scores["id"]): scores for scores in scored["sets"]}
+    gained = {t.table.id: by_id.get(t.table.gain.speedups or "") for t in found if t.table.gain}
+    of_runs = [by_id[judged.table.id] for judged in runs]
+    sets = [by_id[table.table.id] for table in found]
+    out = console()
+    for table, scores in zip(found, sets, strict=True):
+        _show_table(out, table, scores, gained.get(table.table.id))
+    for judged, scores in zip(runs, of_runs, strict=True):
+        terminal_elastic_published.show_table(out, judged, scores)
+    _show_summary(out, sets, of_runs, scored["pooled"])
+    for gains in gained.values():
+        if gains is not None:
+            out.print(f"{gains['id']}: {_verdict(gains)}, worst {gains['worst']:.1%} off")
 
 
 def show_rows(tables: Sequence[PublishedTable | RunTable], *, as_json: bool) -> None:

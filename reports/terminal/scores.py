@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from reports.parameter_words import amount_of as amount_of
+from reports.parameter_words import interval_text
+from reports.parameter_words import meaning_of as meaning_of
 from reports.terminal.console import console, plain_table, progress_done, show_json
 from reports.words import piece
-from scenarios.schema import Efficiency, Link
 from scenarios.units import format_bytes, format_duration_ns
 from sim.comparison import Comparison
 from sim.cost.profile import Profile
@@ -34,11 +35,7 @@ def show_profile(
     """What calibration found, with its spread, and what it could not determine; its scores."""
     progress_done()
     if as_json:
-        from sim.cost.profile_file import to_data
-
-        file = str(path) if path is not None else None
-        found = {"profile": to_data(profile), "file": file, "sets": list(sets)}
-        show_json({**found, "notes": list(notes)})
+        show_json(profile_json(profile, path, sets, notes))
         return
     out = console()
     where = f"wrote {path}" if path is not None else "not written (-o FILE keeps it)"
@@ -92,7 +89,7 @@ def _show_parameters(out: Console, profile: Profile) -> None:
         if fitted.interval is None:
             kept.append(f"{name} {value}")
             continue
-        table.add_row(name, value, _interval(name, fitted.interval), meaning_of(name))
+        table.add_row(name, value, interval_text(name, fitted.interval), meaning_of(name))
     if table.row_count:
         out.print(table)
     if kept:
@@ -106,36 +103,17 @@ def _show_parameters(out: Console, profile: Profile) -> None:
             )
 
 
-def _interval(name: str, ends: tuple[float, float]) -> str:
-    """An interval with its unit once, where both ends have the same: `[8.0, 10.4 us]`."""
-    low, high = (amount_of(name, end) for end in ends)
-    number, space, unit = low.partition(" ")
-    return f"[{number if space and high.endswith(f' {unit}') else low}, {high}]"
+def profile_json(
+    profile: Profile,
+    path: Path | None,
+    sets: Sequence[Mapping[str, object]],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """What `calibrate --json` prints."""
+    from sim.cost.profile_file import to_data
 
-
-def amount_of(name: str, amount: float) -> str:
-    """A fitted parameter's amount with its unit: `9.1 us`, `88.2 %`, `245 elements`, `300 GB/s`."""
-    kind = _hint_of(name)
-    if name.endswith(".bandwidth"):
-        return f"{amount / 1e9:.4g} GB/s"
-    if get_args(kind)[:1] == (int,):
-        return format_duration_ns(amount)
-    counted = name.endswith(("_dimension", "_rows"))
-    return f"{amount:.4g} elements" if counted else f"{amount:.1%}"
-
-
-def meaning_of(name: str) -> str:
-    """What a fitted parameter is, in the words of the schema."""
-    link, dot, field = name.partition(".")
-    holder: Any = Link if dot else Efficiency
-    words = " ".join(str(holder.__pydantic_fields__[field or name].description).split())
-    first = re.split(r"[.,;(]", words)[0]
-    return f"{first} ({link.replace('_node', ' node')})" if dot else first
-
-
-def _hint_of(name: str) -> Any:
-    holder: Any = Link if "." in name else Efficiency
-    return get_type_hints(holder, include_extras=True)[name.rpartition(".")[2]]
+    file = str(path) if path is not None else None
+    return {"profile": to_data(profile), "file": file, "sets": list(sets), "notes": list(notes)}
 
 
 def show_log_sets(
