@@ -111,7 +111,8 @@ def profile(path: Path | None) -> Profile | None:
     if not path.exists() and path.suffix == "" and path.parent == Path():
         hint = did_you_mean(path.name, shipped)
         raise InputError(
-            f"{path}: is no file, and no profile that comes along: there is {', '.join(shipped)}"
+            f"{path}: is no file, and no profile that comes along: there is "
+            f"{', '.join(shipped)}{hint}; `pipetwin measure` and `calibrate` make others"
         )
     return read_profile(path)
 
