@@ -165,7 +165,7 @@ class _Found:
             on_device=on_device,
             work={t: _merged(*self.work[t], base_ns) for t in tracks if t in self.work},
             arrivals=np.sort(np.frombuffer(self.arrivals, dtype=np.int64)) + base_ns
-            if self.arrivals
+            if self.arrivals and not on_device
             else np.empty(0, dtype=np.int64),
             notes=notes,
         )
@@ -175,7 +175,11 @@ class _Found:
         most of their time; else the host's."""
         passes = [a for a in self.host if _is_pass(a)]
         if not self.device or not passes:
-            return self.host, False, ()
+            note = (
+                "messages went by NCCL, and the trace has no device times: times are the host's, "
+                "which runs ahead of the device; profile with ProfilerActivity.CUDA too"
+            )
+            return self.host, False, (note,) if self.other["nccl"] else ()
         time_on: Counter[Track] = Counter()
         for a in self.device:
             if _is_pass(a):

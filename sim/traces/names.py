@@ -20,7 +20,7 @@ STEP = "ProfilerStep#"
 _OPTIMIZER = "Optimizer.step#"
 _OF_ONE_STAGE = re.compile(r"(Forward|Backward) (\d+)")
 _SHARDING = ("UNSHARD", "RESHARD")
-_RECEIVE = re.compile(r"gloo:recv\b|nccl:recv\b")
+_RECEIVE = re.compile(r"gloo:recv\b")
 _CARRIERS = ("c10d::", "gloo:", "nccl:", "record_param_comms", "ProfilerStep#")
 
 
@@ -66,7 +66,8 @@ def _read_torch(text: str) -> Named:
 
 
 def is_receive(name: str) -> bool:
-    """Whether a carrier's annotation is of a message received: it ends when that had come."""
+    """Whether a carrier's annotation is of a message received that ends when that had come, as
+    gloo's; NCCL's ends once the host has asked for it."""
     return _RECEIVE.match(name) is not None
 
 

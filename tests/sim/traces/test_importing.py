@@ -270,6 +270,15 @@ def test_on_a_gpu_a_pass_is_the_time_of_its_kernels(tmp_path: Path) -> None:
     assert result.measurement.environment["times"] == "host"
 
 
+def test_the_hosts_times_of_a_run_on_gpus_are_told_to_be_that(tmp_path: Path) -> None:
+    found = predicted()
+    events = events_of(found.timeline)
+    begin = events[1][0]["ts"]
+    events[1].append(event("nccl:recv 1<-0", begin, begin + 10))
+    (note,) = imported(found.scenario, tmp_path, events).notes
+    assert note.startswith("rank1.json.gz: messages went by NCCL, and the trace has no device tim")
+
+
 # Clocks
 
 
