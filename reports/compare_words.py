@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from reports import words
 from reports.compare_figures import FIGURES
 from reports.words import count, dollars, duration, percent, size
@@ -22,6 +24,8 @@ _PLURAL = frozenset(
     }
 )
 """Categories of time whose names are plural."""
+_MOST_NAMES = 5
+"""Fields that differ are named up to so many, and counted by section beyond."""
 _WORTH_TELLING = 0.05
 """The least second difference in time that is told, as a share of the largest."""
 
@@ -220,11 +224,13 @@ def fields_claim(found: Differences) -> str:
     names = [own.field for own in found.fields]
     if not names:
         return "No value of the scenarios differs"
-    most = 3
-    shown = ", ".join(names[:most])
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
     verb = "differs" if len(names) == 1 else "differ"
-    return f"{words.plural(len(names), 'value')} {verb}: {shown}{rest}"
+    shown = _listed(names)
+    if len(names) > _MOST_NAMES:
+        sections = Counter(str(own.path[0]) for own in found.fields)
+        shown = _listed([f"{number} of {name}" for name, number in sections.items()])
+        shown = f"all of {next(iter(sections))}" if len(sections) == 1 else shown
+    return f"{words.plural(len(names), 'value')} {verb}: {shown}"
 
 
 def same_values(found: Differences) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from browsing import MARKS, OUTSIDE, OVERLAPS, SIZES, Shown, opened
-from compare_cases import CASES, run
+from compare_cases import CASES, run, side
 from page_kinds import HOSTILE
 
 from reports import compare_words, words
@@ -92,8 +92,8 @@ def test_says_of_every_figure_whether_simulated_or_measured(
     assert set(re.findall(r'<p class="badge">(\w+)</p>', page)) == origins
     for caption in re.findall(r"<figcaption>(.+?)</figcaption>", page, re.DOTALL):
         assert any(origin in caption for origin in origins), caption
-    for side in compared[name].sides:
-        assert f"{compare_words.capital(side.label)} ({side.origin})" in page
+    for own in compared[name].sides:
+        assert f"{compare_words.capital(own.label)} ({own.origin})" in page
 
 
 def test_only_what_differs_is_listed(rendered: dict[str, str]) -> None:
@@ -192,6 +192,14 @@ def test_a_difference_within_the_spread_of_runs_is_said_to_be() -> None:
     far = differences(run("before", "local-2rank", 1.2), run("after", "local-2rank", 1.4))
     said = "by which runs differ"
     assert said in compare_words.verdict(near) and said not in compare_words.verdict(far)
+
+
+def test_many_fields_are_counted_by_section() -> None:
+    found = differences(side("A", "local-2rank"), side("B", "replay/stage-times"))
+    claim = compare_words.fields_claim(found).replace(words.NBSP, " ")
+    counted = [int(number) for number in re.findall(r"(\d+) of \w+", claim)]
+    assert claim.startswith(f"{sum(counted)} values differ:") and len(counted) > 2
+    assert sum(counted) == len(found.fields)
 
 
 @pytest.mark.parametrize("name", ("schedules", "models", "hostile", "run", "nothing"))
