@@ -107,7 +107,7 @@ def _side(
         raise InputError(
             f"{name}: is a run of epochs whose pipeline changes, and compare is of one iteration: "
             f"`pipetwin simulate {name}` holds it beside itself without each mechanism; or compare "
-            "one phase of it, with `--set elastic=null --set plan.frozen_layers=4`"
+            "one phase of it, with `--set elastic=null --set-b plan.frozen_layers=2`"
         )
     draws = DRAWS if used else 0
     try:
