@@ -145,7 +145,7 @@ def _note(on_front: bool, missing: str) -> str:
 
 
 def _about(point: ScalingPoint) -> str:
-    told = ["as given"] * point.is_own + ["does not fit"] * (not point.fits)
+    told = [f"as{words.NBSP}given"] * point.is_own + ["does not fit"] * (not point.fits)
     return ", ".join(told)
 
 

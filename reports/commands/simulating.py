@@ -6,13 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.commands import files, scenario_files, trace_files
+from reports.commands import asking, files, scenario_files, trace_files
 from reports.terminal import basics as terminal
 from reports.terminal import console
 from sim.engine.choice import Engine
-from sim.prediction import Prediction, predict
-from sim.traffic.found import Traffic
-from sim.what_if.found import WhatIf
+from sim.prediction import predict
 
 
 def simulate(
@@ -49,14 +47,14 @@ def simulate(
         sys.stderr.write(f"note: {found.note}\n")
     if trace is not None:
         trace_files.write_predicted_trace(trace, found, force=force)
-    asked = _asked(found) if what_if or report is not None else None
-    sent = _traffic(found) if as_json or report is not None else None
+    answers = asking.asked(found) if what_if or report is not None else None
+    sent = asking.sent(found) if as_json or report is not None else None
     if report is not None:
         files.write_report(
             report,
             found,
             loaded,
-            what_if=asked,
+            what_if=answers,
             traffic=sent,
             trace="" if trace is None else trace.name,
             force=force,
@@ -64,26 +62,12 @@ def simulate(
     if as_json:
         from reports.answer import answer
 
-        console.show_json(answer(found, what_if=asked, traffic=sent))
+        console.show_json(answer(found, what_if=answers, traffic=sent))
     else:
         terminal.show_prediction(found, as_json=False)
-        if what_if and asked is not None:
+        if what_if and answers is not None:
             from reports.terminal.what_if import show_what_if
 
-            show_what_if(asked, loaded.scenario)
+            show_what_if(answers, loaded.scenario)
     console.wrote(outputs, as_json=as_json)
     return 0
-
-
-def _asked(found: Prediction) -> WhatIf:
-    from sim.what_if.asking import what_if
-
-    asked = what_if(found, progress=console.progress())
-    console.progress_done()
-    return asked
-
-
-def _traffic(found: Prediction) -> Traffic | None:
-    from sim.traffic.counting import traffic
-
-    return traffic(found)

@@ -68,14 +68,18 @@ def reproduce_section(
     if measurement is not None and measurement.environment:
         ran = [f"{name.replace('_', ' ')}: {value}" for name, value in _environment(measurement)]
         lists.append(("Where it ran", tuple(ran)))
+    what = "command" if command else "scenario"
+    claim = f"The same {what} gives the same figures to the last digit"
+    if measurement is not None:
+        claim = (
+            "The simulated figures come out the same to the last digit, the measured ones do not"
+        )
     return Section(
         name="reproduce",
         topic="Reproduce",
-        claim="The same command gives the same figures to the last digit"
-        if command
-        else "The same scenario gives the same figures to the last digit",
-        reading="Figures hang on the scenario's resolved values and on the profile alone, both "
-        "named here; every engine gives the same ones.",
+        claim=claim,
+        reading="Simulated figures hang on the scenario's resolved values and on the profile "
+        "alone, both named here; every engine gives the same ones.",
         lists=tuple(lists),
         code=command,
     )

@@ -7,6 +7,7 @@ one palette serves all charts in light and dark. Legends are written by the page
 from __future__ import annotations
 
 import base64
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -272,3 +273,11 @@ def _floats(values: list[float]) -> dict[str, str]:
     """Numbers as plotly's typed arrays: base64 of little-endian doubles."""
     data = np.asarray(values, dtype="<f8").tobytes()
     return {"dtype": "f8", "bdata": base64.b64encode(data).decode("ascii")}
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten between two numbers; powers alone where there are many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if high < 300 * low else (1,)
+    found: list[float] = [step * 10.0**power for power in powers for step in steps]
+    return [number for number in found if low <= number <= high]

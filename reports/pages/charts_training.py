@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from reports.pages.charts import Chart, chart_of, color
+from reports.pages.charts import Chart, chart_of, color, round_numbers
 from reports.training_words import PARTS, days
 from sim.planner.goodput.run import DAY_NS, Run
 from sim.training_run import Intervals, TrainingOutlook
@@ -65,7 +65,13 @@ def time_by_interval(found: TrainingOutlook, intervals: Intervals) -> Chart:
     at = {name: getattr(intervals, name, None) for name in MARKS}
     at["used"] = run.interval_ns if found.training.checkpoint_interval is not None else None
     marks = [_mark(name, float(x), run) for name, x in at.items() if x is not None]
-    x = {"title": {"text": "work between two checkpoints in minutes"}, "type": "log"}
+    ticks = round_numbers(ends[0] / _MINUTE_NS, ends[1] / _MINUTE_NS)
+    x = {
+        "title": {"text": "work between two checkpoints in minutes"},
+        "type": "log",
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,.4g}" for tick in ticks],
+    }
     return chart_of([line, points, *marks], 340, x, {"title": {"text": "days"}})
 
 

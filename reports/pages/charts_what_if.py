@@ -6,7 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 from reports import what_if_words, words
-from reports.pages.charts import Chart, capacity_line, chart_of, color, memory_axis
+from reports.pages.charts import (
+    Chart,
+    capacity_line,
+    chart_of,
+    color,
+    memory_axis,
+    round_numbers,
+)
 from reports.words import GIB
 from scenarios.schema import Plan
 from sim.what_if.found import BreakEven, Neighbour, ScalingPoint, WhatIf
@@ -228,7 +235,7 @@ def break_evens(points: Sequence[BreakEven]) -> Chart:
     ratios = [p.at / p.now for p in points if p.now > 0 and p.at > 0] + [1.0]
     far = 1.15 * max(max(ratios), 1 / min(ratios), 1.3)
     close = [t for t in (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6) if 1 / far <= t <= far]
-    ticks = _round_numbers(1 / far, far) if far > 2 else close
+    ticks = round_numbers(1 / far, far) if far > 2 else close
     x = {
         "title": {"text": "times the scenario's value"},
         "type": "log",
@@ -276,7 +283,7 @@ def throughput(found: WhatIf) -> Chart:
         "hoverinfo": "skip",
     }
     rates = [p.tokens_per_s for p in found.scaling]
-    ticks = _round_numbers(0.8 * min(rates), 1.25 * max([*rates, *ideal_rates]))
+    ticks = round_numbers(0.8 * min(rates), 1.25 * max([*rates, *ideal_rates]))
     y = {
         "title": {"text": "tokens a second"},
         "type": "log",
@@ -285,14 +292,6 @@ def throughput(found: WhatIf) -> Chart:
         "fixedrange": True,
     }
     return chart_of([ideal, *data], 340, _devices(found), y)
-
-
-def _round_numbers(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten between two numbers; powers alone where there are many."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if high < 300 * low else (1,)
-    found: list[float] = [step * 10.0**power for power in powers for step in steps]
-    return [number for number in found if low <= number <= high]
 
 
 def efficiency(found: WhatIf) -> Chart:

@@ -29,23 +29,29 @@ def cost_section(
     """
     if summary["tokens_per_s"] is None:
         return None
-    if has_training(prediction):
-        own = replace(training_section(prediction), topic=TOPIC)
-        own = replace(own, tables=(*own.tables, _hours_table(prediction, summary)))
-        return replace(own, figures=(*own.figures, *_elsewhere(what_if)))
+    elsewhere = _elsewhere(what_if)
+    unit = _unit(prediction, summary)
     hours = Figure(
         name="cost-by-category",
-        title=f"Where the {_unit(prediction, summary)} go (simulated)",
-        data=charts_cost.hours(_hours(prediction, summary), _unit(prediction, summary)),
-        half=bool(_elsewhere(what_if)),
+        title=f"Where the {unit} go (simulated)",
+        data=charts_cost.hours(_hours(prediction, summary), unit),
+        half=bool(elsewhere),
     )
+    if has_training(prediction):
+        own = training_section(prediction)
+        return replace(
+            own,
+            topic=TOPIC,
+            figures=(*own.figures, hours, *elsewhere),
+            tables=(*own.tables, _hours_table(prediction, summary)),
+        )
     return Section(
         name="cost",
         topic=TOPIC,
         claim=_claim(prediction, summary),
         reading="Iterations as fast as the predicted one, one after another: without failures, "
         "checkpoints and slow devices, which a scenario's “training” section can tell of.",
-        figures=(hours, *_elsewhere(what_if)),
+        figures=(hours, *elsewhere),
         tables=(_figures_table(prediction, summary), _hours_table(prediction, summary)),
     )
 
@@ -91,7 +97,9 @@ def _total_hours(prediction: Prediction, summary: Summary) -> float:
 
 def _unit(prediction: Prediction, summary: Summary) -> str:
     what = "dollars" if _price(prediction) is not None else "device hours"
-    return what if summary["training_gpu_hours"] is not None else f"{what} of a billion tokens"
+    if summary["training_gpu_hours"] is None:
+        return f"{what} of a billion tokens"
+    return f"{what} of training as predicted" if has_training(prediction) else what
 
 
 def _hours(prediction: Prediction, summary: Summary) -> dict[str, float]:

@@ -53,7 +53,7 @@ def measured_section(
             figures.append(
                 Figure(
                     name="action-errors",
-                    title="Error of each kind of action, by stage",
+                    title="Error of each kind of action, by stage (simulated over measured)",
                     data=charts_measured.action_errors(comparison),
                     legend=_kinds_legend(comparison),
                     half=True,

@@ -29,7 +29,7 @@ def training_section(prediction: Prediction) -> Section:
             Figure(
                 name="training-overhead",
                 title=f"What comes on top of {days(found.failure_free_days)} of training "
-                "(expected days)",
+                "(simulated, expected days)",
                 data=charts_training.overhead(found),
                 half=found.intervals is not None,
             )
@@ -40,7 +40,7 @@ def training_section(prediction: Prediction) -> Section:
             0,
             Figure(
                 name="training-interval",
-                title="The run's time by how often it is saved",
+                title="The run's time by how often it is saved (simulated)",
                 data=charts_training.time_by_interval(found, found.intervals),
                 legend=charts_training.legend_of(found),
                 half=True,

@@ -57,7 +57,7 @@ def _scaling(found: WhatIf) -> Table:
     """The rows of scaling, some of each kind with the given layout among them; what a row is stands
     before it in place of headings and notes."""
     table = what_if_tables.scaling(found)
-    notes = [row[-1].text for row in table.rows]
+    notes = [plain(row[-1].text) for row in table.rows]
     kept = [i for kind in KINDS for i in _chosen(found, kind)]
     names = [", ".join([found.scaling[i].kind, *filter(None, [notes[i]])]) for i in kept]
     rows = [(text(name), *table.rows[i]) for name, i in zip(names, kept, strict=True)]
