@@ -26,15 +26,17 @@ def measured_summary(measurement: Measurement, program: Program, found: Figures)
     known = [p for p in peaks if p is not None]
     fit = all(p <= capacity for p in known) if known and capacity is not None else None
     path = critical_path(measurement.typical, program)
+    transport = str(measurement.environment.get("transport"))
+    imported = "traces" in measurement.environment  # Which do not tell what else ran.
     return {
         "scenario": scenario.name,
         "digest": scenario.digest,
         "origin": "measured",
-        "engine": f"executor ({measurement.environment.get('transport')})",
+        "engine": transport if imported else f"executor ({transport})",
         "iteration_s": seconds,
         "iteration_quartiles_s": [low / 1e9, seconds, high / 1e9],
         "iterations": len(measurement.timelines),
-        "disturbed_iterations": sum(measurement.disturbed),
+        "disturbed_iterations": None if imported else sum(measurement.disturbed),
         "loss_first": measurement.losses[0] if measurement.losses else None,
         "loss_last": measurement.losses[-1] if measurement.losses else None,
         **rates(scenario, seconds),

@@ -74,13 +74,16 @@ def show_measurement(measurement: Measurement, check: Any, *, as_json: bool) -> 
     if as_json:
         show_json(result)
         return
+    told = disturbed(sum(measurement.disturbed), len(measurement.timelines))
+    if "traces" in measurement.environment:
+        told = "from traces, which do not tell what else ran"
     out = console()
     out.print(
         Text(
             f"{measurement.scenario.name}: {format_duration_ns(measurement.iteration_ns)} an "
             f"iteration (measured, median of {len(measurement.judged)}; quartiles "
             f"{format_duration_ns(low)} to {format_duration_ns(high)}; "
-            f"{disturbed(sum(measurement.disturbed), len(measurement.timelines))})",
+            f"{told})",
             style="bold",
         )
     )
