@@ -217,8 +217,10 @@ def write_report(
 ) -> None:
     """Write the HTML report of a prediction, beside a measurement where there is one, or a loop.
 
-    what_if, traffic: what was asked about it. trace: the file that has the whole timeline.
+    what_if, traffic: what was asked about it, where it was already; else it is now.
+    trace: the file that has the whole timeline.
     """
+    from reports.commands import asking
     from reports.pages.page import render
 
     if measurement is not None and comparison is None:
@@ -229,8 +231,8 @@ def write_report(
         measurement=measurement,
         comparison=comparison,
         loop=loop,
-        what_if=what_if,
-        traffic=traffic,
+        what_if=what_if if what_if is not None else asking.asked(prediction),
+        traffic=traffic if traffic is not None else asking.sent(prediction),
         command=command_line(),
         trace=trace,
     )
