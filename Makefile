@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 OUT := out
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test lint types unit docs clean
 
 demo: $(VENV)/.demo
 	@mkdir -p $(OUT)
@@ -34,6 +34,9 @@ types: $(VENV)/.test
 
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/.demo
+	$(BIN)/python docs/write_reference.py
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pipetwin needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'

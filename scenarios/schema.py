@@ -382,6 +382,12 @@ class GivenCosts(StageCosts):
     """A stage's own times, by stage number; what it leaves out is as above."""
 
 
+for _name, _info in vars(StageCosts)["__pydantic_fields__"].items():
+    # A field's docstring is not inherited with the field.
+    _own = vars(GivenCosts)["__pydantic_fields__"][_name]
+    _own.description = _own.description or _info.description
+
+
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Execution:
     """How `pipetwin run` executes the scenario; the simulator does not read it."""

@@ -79,7 +79,7 @@ def test_files_are_written_whole_and_never_over_others(
         (("validate", "local-2rank", "--measured", "none.json"), "cannot be read"),
         (("calibrate", "-o", "x.yaml"), "no run to calibrate from"),
         (("calibrate", "--runs", "none.csv", "-o", "x.yaml"), "--device"),
-        (("validate", "--runs", "a.csv", "--report", "x.html"), "--report does nothing"),
+        (("validate", "x", "--measured", "m.json", "--device", "cpu"), "--device does nothing"),
         (("validate", "local-2rank", "--measured", "a", "--runs", "b"), "do not go together"),
         (("simulate", "local-2rank", "--profile", "h100"), "comes along: there is a100-80gb"),
         (("validate", "--published", ","), "names no table"),

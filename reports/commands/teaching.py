@@ -97,7 +97,7 @@ LESSONS = (
     _lesson(
         "import-trace",
         "Check",
-        "import-trace my-model.yaml rank0.json.gz rank1.json.gz -o measured.json",
+        "import-trace mine.yaml rank0.json.gz rank1.json.gz -o measured.json",
     ),
     _lesson("report", "Look", "report measured.json -o report.html"),
     _lesson(
