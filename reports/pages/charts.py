@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -281,3 +282,16 @@ def round_numbers(low: float, high: float) -> list[float]:
     steps = (1, 2, 5) if high < 300 * low else (1,)
     found: list[float] = [step * 10.0**power for power in powers for step in steps]
     return [number for number in found if low <= number <= high]
+
+
+def named_axis(names: Sequence[str], width: int = 24) -> Chart:
+    """A vertical axis of names, the first on top, long ones in several lines."""
+    lines = ["<br>".join(textwrap.wrap(name, width)) for name in names]
+    return {
+        "type": "category",
+        "categoryarray": list(names)[::-1],
+        "tickvals": list(names),
+        "ticktext": lines,
+        "fixedrange": True,
+        "showgrid": False,
+    }

@@ -30,7 +30,8 @@ def hours(parts: Mapping[str, float], unit: str) -> Chart:
         for key, name in zip(keys, names, strict=True)
     ]
     high = 1.35 * max([*parts.values(), 1e-9])
-    x = {"title": {"text": unit}, "range": [0, high], "fixedrange": True, "zeroline": False}
+    axis = "dollars" if unit.startswith("dollars") else "device hours"
+    x = {"title": {"text": axis}, "range": [0, high], "fixedrange": True, "zeroline": False}
     y = {"type": "category", "categoryarray": names, "fixedrange": True, "showgrid": False}
     x["nticks"] = 5
     return chart_of(bars, 70 + 27 * len(keys), x, y, barmode="overlay", bargap=0.3, meta="ranked")

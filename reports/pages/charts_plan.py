@@ -6,7 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from reports import layout_words, plan_tables, plan_words, words
-from reports.pages.charts import Chart, capacity_line, chart_of, color, marker_of, memory_axis
+from reports.pages.charts import (
+    Chart,
+    capacity_line,
+    chart_of,
+    color,
+    marker_of,
+    memory_axis,
+    named_axis,
+)
 from reports.plan_answer import PlanAnswer
 from reports.words import GIB
 from scenarios.schema import Plan
@@ -268,9 +276,8 @@ def tornado_of(
                     "<extra></extra>",
                 }
             )
-    names = [item.input for item in items]
-    x = {"title": {"text": "% of the iteration time"}, "fixedrange": True, "zeroline": True}
-    y = {"type": "category", "categoryarray": names[::-1], "fixedrange": True, "showgrid": False}
+    x = {"title": {"text": "% of the time"}, "fixedrange": True, "zeroline": True}
+    y = named_axis([item.input for item in items])
     return chart_of(bars, 80 + 32 * len(items), x, y, barmode="overlay", bargap=0.35)
 
 

@@ -12,6 +12,7 @@ from reports.pages.charts import (
     chart_of,
     color,
     memory_axis,
+    named_axis,
     round_numbers,
 )
 from reports.words import GIB
@@ -65,7 +66,7 @@ def freed(found: WhatIf) -> Chart:
     high = 1.25 * max([100 * max(one.gain, one.share or 0.0) for one in found.freed] + [1e-9])
     low = 1.1 * min([*gains, 0.0])
     x = {"title": {"text": "%"}, "range": [low, high], "fixedrange": True, "zeroline": low < 0}
-    y = {"type": "category", "categoryarray": names[::-1], "fixedrange": True, "showgrid": False}
+    y = named_axis(names)
     more = {"annotations": _notes(gains, told, names), "barmode": "group", "bargap": 0.25}
     # Of a group plotly draws the first trace lowest.
     return chart_of([shares, shorter], 70 + 40 * len(names), x, y, **more, meta="ranked")
@@ -120,13 +121,13 @@ def alternatives(found: WhatIf, plan: Plan) -> Chart:
     ]
     most, least = max([*values, 0.0]), min([*values, 0.0])
     x = {
-        "title": {"text": "% of the given layout's time more"},
+        "title": {"text": "% more time"},
         "range": [1.05 * least, most + (0.3 * (most - least) or 1.0)],
         "fixedrange": True,
     }
-    y = {"type": "category", "categoryarray": names[::-1], "fixedrange": True, "showgrid": False}
+    y = named_axis(names)
     more = {"annotations": _notes(values, told, names), "barmode": "overlay", "bargap": 0.3}
-    return chart_of(bars, 70 + 24 * len(shown), x, y, **more, meta="ranked")
+    return chart_of(bars, 70 + 28 * len(shown), x, y, **more, meta="ranked")
 
 
 def unique(names: Sequence[str]) -> list[str]:
@@ -245,12 +246,7 @@ def break_evens(points: Sequence[BreakEven]) -> Chart:
         "tickangle": 0,
         "fixedrange": True,
     }
-    y = {
-        "type": "category",
-        "categoryarray": names[::-1],
-        "range": [-0.6, len(names) - 0.4],
-        "fixedrange": True,
-    }
+    y = {**named_axis(names), "range": [-0.6, len(names) - 0.4], "showgrid": True}
     here = {
         "type": "line",
         "x0": 1,
