@@ -12,15 +12,25 @@ from typing import Any
 
 import plan_cases
 import pytest
+import sweep_page_cases
+import validation_cases
+import what_if_cases
 
 from reports.pages.page import render
+from reports.pages.page_calibration import render_calibration
+from reports.pages.page_compare import render_comparison
 from reports.pages.page_elastic import render_elastic
 from reports.pages.page_plan import render_plan
+from reports.pages.page_sweep import render_sweep
+from reports.pages.page_validation import render_log, render_published
 from reports.pages.page_variants import render_variants
 from reports.plan_answer import PlanAnswer, details_of
+from reports.terminal.scores import profile_json
 from scenarios.loader import load
 from sim.comparison import compare
 from sim.prediction import Prediction, predict
+from sim.published_sets import published_sets
+from sim.traffic.counting import traffic
 
 HOSTILE = "<script>alert(1)</script>"
 LONG = "a-scenario-of-sixty-characters-without-any-place-to-break-it"
@@ -100,6 +110,46 @@ def _no_plan() -> str:
     return render_plan(answer)
 
 
+def _compared(name: str) -> str:
+    import compare_cases  # which takes HOSTILE from here
+
+    return render_comparison(compare_cases.CASES[name](), f"pipetwin compare a '{HOSTILE}'")
+
+
+def _swept(use: Use, records: list[dict[str, Any]]) -> str:
+    folder = use("tmp_path_factory").mktemp("swept")
+    found = sweep_page_cases.results(folder, "results", records)
+    return render_sweep(found, command=f"pipetwin sweep '{HOSTILE}'")
+
+
+def _published() -> str:
+    judged = validation_cases.called(validation_cases.table("ptdp.table1"), HOSTILE)
+    tables = [judged, validation_cases.table("ptdp.fig13")]
+    return render_published(tables, [], published_sets(tables, []), command=HOSTILE)
+
+
+def _log(use: Use) -> str:
+    folder = use("tmp_path_factory").mktemp("log")
+    found = validation_cases.log_set(folder, "other data", HOSTILE)
+    return render_log(found, [HOSTILE], "DGX", command=HOSTILE)
+
+
+def _calibration(use: Use) -> str:
+    folder = use("tmp_path_factory").mktemp("log")
+    scored = validation_cases.log_set(folder, "cross-validated", HOSTILE)
+    fitted = [scored, validation_cases.log_set(folder, "in-sample")]
+    profile = validation_cases.profile()
+    shown = profile_json(profile, None, fitted, [HOSTILE])
+    return render_calibration(profile, shown, command=HOSTILE)
+
+
+def _asked(use: Use) -> str:
+    prediction = called(use("prediction"), HOSTILE)
+    found = what_if_cases.made_up(prediction)
+    links = traffic(prediction)
+    return render(prediction, loaded=use("loaded"), what_if=found, traffic=links, trace="t.json")
+
+
 KINDS: dict[str, Kind] = {
     "full": Kind(_full, plots=3, timelines=2, hostile=True),
     "cluster": Kind(lambda use: _loaded("megatron/175b"), plots=3),
@@ -113,6 +163,18 @@ KINDS: dict[str, Kind] = {
     "executed": Kind(_executed, plots=3, hostile=True),
     "plan": Kind(lambda use: _plan(), plots=3, timelines=0, hostile=True),
     "no-plan": Kind(lambda use: _no_plan(), plots=0, timelines=0),
+    "what-if": Kind(_asked, plots=8, hostile=True),
+    "compare": Kind(lambda use: _compared("schedules"), plots=3, hostile=True),
+    "compare-run": Kind(lambda use: _compared("run"), plots=3, hostile=True),
+    "sweep": Kind(
+        lambda use: _swept(use, sweep_page_cases.two_fields()), plots=2, timelines=0, hostile=True
+    ),
+    "sweep-wide": Kind(
+        lambda use: _swept(use, sweep_page_cases.three_fields()), plots=2, timelines=0, hostile=True
+    ),
+    "published": Kind(lambda use: _published(), plots=2, timelines=0, hostile=True),
+    "log": Kind(_log, plots=1, timelines=0, hostile=True),
+    "calibration": Kind(_calibration, plots=1, timelines=0, hostile=True),
 }
 NAMES = tuple(KINDS)
 

@@ -19,8 +19,8 @@ FOUND = """(tags) => axe.run({ runOnly: tags, resultTypes: ["violations"] }).the
   found.violations.flatMap((v) => v.nodes.map((n) =>
     [v.id, n.target.join(" "), n.failureSummary].join(": ").slice(0, 300))))"""
 
-CONTRASTS = """() => {
-  /* Every text of every plot, on what is behind it; of a label inside a bar, the bar. */
+CONTRASTS = """async () => {
+  /* Every text of every plot, on what is behind it: its bar, its cell of a map, or the paper. */
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const channels = (color) => {
     canvas.clearRect(0, 0, 1, 1);
@@ -41,11 +41,31 @@ CONTRASTS = """() => {
   const of = (name) => root.getPropertyValue(name).trim();
   const found = [];
   let seen = 0;
+  const middle = (e) => {
+    const box = e.getBoundingClientRect();
+    return [box.left + box.width / 2, box.top + box.height / 2, box];
+  };
+  const cellBehind = async (text) => {
+    const shown = text.closest("svg").querySelector("g.hm image"), image = new Image();
+    image.src = shown.getAttribute("href") ?? shown.getAttribute("xlink:href");
+    await image.decode();
+    const cells = document.createElement("canvas");
+    [cells.width, cells.height] = [image.naturalWidth, image.naturalHeight];
+    const drawn = cells.getContext("2d");
+    drawn.drawImage(image, 0, 0);
+    const [x, y] = middle(text), box = middle(shown)[2];
+    const across = ((x - box.left) / box.width) * cells.width;
+    const down = ((y - box.top) / box.height) * cells.height;
+    const [r, g, b] = drawn.getImageData(Math.floor(across), Math.floor(down), 1, 1).data;
+    return `rgb(${r}, ${g}, ${b})`;
+  };
   for (const text of document.querySelectorAll("figure.chart svg text")) {
     if (!text.textContent.trim() || !text.getClientRects().length) continue;
     const bar = text.closest(".point")?.querySelector("path");
     const inside = text.classList.contains("bartext-inside") && bar;
-    const behind = inside ? getComputedStyle(bar).fill : of("--paper");
+    const inCell = text.closest(".heatmap-label, .hm");
+    const behind = inside ? getComputedStyle(bar).fill
+      : inCell ? await cellBehind(text) : of("--paper");
     if (behind.startsWith("url")) continue;
     seen++;
     const ratio = contrast(getComputedStyle(text).fill, behind);

@@ -17,8 +17,16 @@
     return value;
   }
 
+  /* Labels in the cells of a map are ink, on cells that ink can be read on. */
+  function legible(map) {
+    map.textfont = { color: palette("--ink"), ...map.textfont };
+    const accent = palette("--accent"), heat = palette("--heat");
+    map.colorscale = map.colorscale.map(([at, color]) => [at, color === accent ? heat : color]);
+  }
+
   function themed(chart, width) {
     const { data, layout } = resolve(chart);
+    data.filter((trace) => trace.type === "heatmap" && trace.texttemplate).forEach(legible);
     const axis = {
       gridcolor: palette("--grid"), zerolinecolor: palette("--muted"), linecolor: palette("--line"),
       automargin: true, tickfont: { color: palette("--soft") },
