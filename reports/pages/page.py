@@ -73,7 +73,7 @@ def render(
     fit = fits(prediction)
     measured_ns = measurement.iteration_ns if measurement is not None else None
     scenario = prediction.scenario
-    asked = what_if_sections(what_if, scenario) if what_if is not None else {}
+    asked = what_if_sections(what_if, prediction) if what_if is not None else {}
     cost = cost_section(prediction, figures, what_if)
     sections = (
         timeline_section(prediction, trace, command),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from reports import what_if_tables, what_if_words, words
 from reports.pages import charts_plan, charts_what_if
 from reports.pages.sections import Figure, Legend, Section
 from reports.plan_tables import factors
 from scenarios.schema import Scenario
+from sim.prediction import Prediction
 from sim.what_if.found import WhatIf
 
 
@@ -198,13 +201,22 @@ def scaling_section(found: WhatIf) -> Section | None:
     )
 
 
-def what_if_sections(found: WhatIf, scenario: Scenario) -> dict[str, Section]:
+def what_if_sections(found: WhatIf, prediction: Prediction) -> dict[str, Section]:
     """The sections that there is something to tell in, by name: free, alternatives, sensitivity,
     scaling."""
+    scenario = prediction.scenario
     made = (
         freed_section(found),
         alternatives_section(found, scenario),
         sensitivity_section(found, scenario),
         scaling_section(found),
     )
-    return {section.name: section for section in made if section is not None}
+    told = [section for section in made if section is not None]
+    if found.iteration_ns == prediction.iteration_ns:
+        return {section.name: section for section in told}
+    held = (
+        f" All is held against {words.duration(found.iteration_ns)}, which the iteration takes "
+        f"with the median of every action; {words.duration(prediction.iteration_ns)} is the median "
+        "over draws."
+    )
+    return {s.name: replace(s, reading=s.reading + held) for s in told}

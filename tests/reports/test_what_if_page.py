@@ -103,7 +103,7 @@ def test_every_answer_has_its_row(page: str, asked: WhatIf) -> None:
 
 def test_without_answers_there_are_no_sections(prediction: Prediction, loaded: Loaded) -> None:
     nothing = WhatIf(iteration_ns=prediction.iteration_ns, peak_bytes=None, freed=())
-    assert sections_what_if.what_if_sections(nothing, prediction.scenario) == {}
+    assert sections_what_if.what_if_sections(nothing, prediction) == {}
     empty = render(prediction, loaded=loaded, what_if=nothing)
     bare = render(prediction, loaded=loaded)
     for name in ("free", "alternatives", "sensitivity", "scaling"):
@@ -307,10 +307,18 @@ def test_titles_say_that_figures_are_simulated(
     found: WhatIf, asked: WhatIf, prediction: Prediction
 ) -> None:
     for one in (found, asked):
-        made = sections_what_if.what_if_sections(one, prediction.scenario)
+        made = sections_what_if.what_if_sections(one, prediction)
         assert list(made) == ["free", "alternatives", "sensitivity", "scaling"]
         for section in made.values():
             assert section.claim and section.reading and section.tables
             assert all("(simulated)" in figure.title for figure in section.figures)
             for figure in section.figures:
                 json.dumps(figure.data, allow_nan=False)
+
+
+def test_a_median_over_draws_is_told_apart(prediction: Prediction, found: WhatIf) -> None:
+    now = prediction.figures.iteration_ns
+    drawn = replace(prediction, spread_ns=(now, round(1.02 * now), round(1.05 * now)))
+    for source, told in ((drawn, True), (prediction, False)):
+        made = sections_what_if.what_if_sections(found, source)
+        assert all(("the median over draws" in s.reading) is told for s in made.values())
