@@ -1,5 +1,6 @@
 """The command line as users meet it: outputs, exit codes, errors without tracebacks."""
 
+import ast
 import gzip
 import json
 import shlex
@@ -187,13 +188,37 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0 and "cores" in out and "torch" in out
 
 
-def test_help_is_quick_and_imports_little() -> None:
+HEAVY = {"torch", "plotly", "numba", "scipy", "dask", "jinja2", "executor"}
+HEAVIER = {*HEAVY, "numpy", "simpy", "pydantic", "ruamel"}
+
+
+@pytest.mark.parametrize(
+    ("command", "without"),
+    [
+        ("--help", HEAVIER),
+        ("simulate --help", HEAVIER),
+        ("plan --help", HEAVIER),
+        ("completion bash", HEAVIER),
+        ("__complete simulate local-", HEAVIER - {"ruamel"}),
+        ("__complete simulate x --set plan.", HEAVY | {"numpy", "simpy"}),
+        ("simulate local-2rank", HEAVY),
+        ("simulate megatron/175b --json", HEAVY),
+        ("schedule show 1f1b", HEAVY),
+        ("scenario list", HEAVY),
+    ],
+)
+def test_what_is_asked_quickly_imports_little(command: str, without: set[str]) -> None:
+    """What a command imports is most of what its user waits for."""
     code = (
-        "import sys, pipetwin; pipetwin.run_command_line(['--help']); "
-        "sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'plotly', 'simpy', 'pydantic')))"
+        "import sys, pipetwin; "
+        f"assert pipetwin.run_command_line({command.split()!r}) == 0; "
+        "print(sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60)
-    assert done.returncode == 0
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert not without & set(ast.literal_eval(done.stderr.splitlines()[-1]))
 
 
 def test_the_readmes_commands_exist() -> None:

@@ -7,6 +7,7 @@ pairs; nothing heavier than what the candidates need is imported.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -260,19 +261,20 @@ def complete(app: App, shell: Shell | None, *, install: bool, force: bool) -> in
     shell: the one of $SHELL unless given.
     Raises InputError where that is none of the three, or the file exists already.
     """
-    from reports.commands.files import InputError
-    from reports.terminal import console
-    from scenarios.writing import write_whole
-
     named = shell or Path(os.environ.get("SHELL", "")).name
     found: Shell | None = next((known for known in get_args(Shell) if known == named), None)
     if found is None:
+        from reports.commands.files import InputError
+
         raise InputError(
             f"$SHELL is `{named}`: say for which shell, as `pipetwin completion bash`, zsh or fish"
         )
     if not install:
-        console.show_text(script(app, found))
+        sys.stdout.write(script(app, found))
         return 0
+    from reports.terminal import console
+    from scenarios.writing import write_whole
+
     path = Path(_PLACES[found]).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, script(app, found), force=force)
