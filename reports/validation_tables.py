@@ -92,7 +92,9 @@ def score_table(one: Set, number: int) -> Table:
         if scores["n"]:
             own = f"{at}.baselines.{name}"
             rows.append((text(baseline_words(name)), *_score_cells(scores, own)))
-    return Table(caption="Scores, and those of baselines", columns=("", *_SCORES), rows=tuple(rows))
+    return Table(
+        caption="Scores, and those of baselines", columns=("Of what", *_SCORES), rows=tuple(rows)
+    )
 
 
 def baseline_words(name: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from reports import words
 from reports.pages.charts import Chart, capacity_line, chart_of, color, memory_axis
@@ -16,6 +17,9 @@ MAX_TICKS = 12
 MAX_POINTS = 2_000
 """Points in a chart of all of them, those of the front always."""
 UNFIT = "r5"
+UPRIGHT: Mapping[str, Any] = {"autotickangles": [0, 90], "automargin": "height"}
+"""How an x axis keeps its labels apart: on their side where there is no room. It makes room below
+alone: where labels at its ends may move the margins, too, these may never come to rest."""
 
 Value = Callable[[Point], float | None]
 
@@ -36,7 +40,7 @@ def axis_of(axis: Axis, title: str = "") -> Chart:
         "title": {"text": plain(title or short(axis.name))},
         "tickvals": [10 ** places[t] if axis.is_log else places[t] for t in ticks],
         "ticktext": [plain(short(axis.labels[t])) for t in ticks],
-        "autotickangles": [0, 90],
+        **UPRIGHT,
         "range": [low - room, high + room],
         "zeroline": False,
     }
@@ -219,10 +223,10 @@ def heat(swept: Swept, x: Axis, y: Axis) -> Chart:
                 }
             )
     height = min(900, 90 + 44 * len(y.values))
-    return chart_of(traces, height, _cells(x), _cells(y))
+    return chart_of(traces, height, _cells(x, UPRIGHT), _cells(y, {}))
 
 
-def _cells(axis: Axis) -> Chart:
+def _cells(axis: Axis, upright: Mapping[str, Any]) -> Chart:
     """An axis with a cell for each value, whatever they are."""
     every = math.ceil(len(axis.values) / (2 * MAX_TICKS))
     ticks = list(range(0, len(axis.values), every))
@@ -230,7 +234,7 @@ def _cells(axis: Axis) -> Chart:
         "title": {"text": plain(short(axis.name))},
         "tickvals": ticks,
         "ticktext": [plain(short(axis.labels[t])) for t in ticks],
-        "autotickangles": [0, 90],
+        **upright,
         "range": [-0.5, len(axis.values) - 0.5],
         "showgrid": False,
         "zeroline": False,
@@ -313,12 +317,14 @@ def _time_axis(points: Sequence[Point]) -> Chart:
             "range": [math.log10(low / 1.2), math.log10(high * 1.2)],
             "tickvals": marks,
             "ticktext": [f"{mark:g}" for mark in marks],
+            **UPRIGHT,
         }
     room = 0.06 * (high - low) or 0.05 * high or 1.0
     return {
         "title": {"text": "time in s"},
         "range": [low - room, high + room],
         "zeroline": False,
+        **UPRIGHT,
     }
 
 

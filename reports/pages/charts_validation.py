@@ -9,7 +9,7 @@ from typing import Any
 
 from reports import words
 from reports.pages.charts import Chart, chart_of, color
-from reports.pages.charts_sweep import plain, spaced
+from reports.pages.charts_sweep import UPRIGHT, plain, spaced
 from reports.sweep_axes import short
 from reports.validation_points import Held, Kind, Plotted, Set
 
@@ -69,7 +69,7 @@ def parity(points: Sequence[Held], measured: str, ids: Sequence[str]) -> Chart:
         tint, symbol, _ = tint_of(ids.index(set_id))
         own = [p for p in points if p.judged and p.set_id == set_id]
         traces.append(_held(set_id, own, {"color": color(tint), "symbol": symbol}))
-    x = {"title": {"text": f"{measured}, {AXES[kind]}"}, **_log(low, high)}
+    x = {"title": {"text": f"{measured}, {AXES[kind]}"}, **_log(low, high), **UPRIGHT}
     y = {"title": {"text": f"predicted, {AXES[kind]}"}, **_log(low, high)}
     return chart_of(traces, 460, x, y)
 
@@ -152,7 +152,7 @@ def errors(points: Sequence[Held], ids: Sequence[str]) -> Chart:
                         "hovertemplate": "%{text}<extra></extra>",
                     }
                 )
-    x = {"title": {"text": "error of the prediction, %"}, "zeroline": True, "zerolinewidth": 1.5}
+    x: Chart = {"title": {"text": "error of the prediction, %"}, "zeroline": True, **UPRIGHT}
     labels = [plain(short(name)) for name in names]
     y = {
         "type": "category",
@@ -182,7 +182,7 @@ def errors_by_size(points: Sequence[Held]) -> Chart:
                     },
                 }
             )
-    x = {"title": {"text": "measured, s"}, **_log(low, high)}
+    x = {"title": {"text": "measured, s"}, **_log(low, high), **UPRIGHT}
     y = {"title": {"text": "error of the prediction, %"}, "zeroline": True, "zerolinewidth": 1.5}
     return chart_of(traces, 340, x, y, shapes=[_band("y")])
 
@@ -311,6 +311,7 @@ def _x_axis(plotted: Plotted) -> Chart:
     along = [math.log10(x) for x in xs] if plotted.is_log else xs
     axis: Chart = {
         "title": title,
+        **UPRIGHT,
         "tickvals": [xs[i] for i in spaced(along, 0.11)],
         "zeroline": False,
     }
@@ -328,7 +329,7 @@ def _names(labels: Sequence[str]) -> Chart:
     return {
         "tickvals": list(range(len(labels))),
         "ticktext": [_wrapped(label) for label in labels],
-        "autotickangles": [0, 90],
+        **UPRIGHT,
         "range": [-0.6, len(labels) - 0.4],
         "zeroline": False,
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from reports import words
 from reports.pages.charts import Chart, chart_of, color
-from reports.pages.charts_sweep import plain
+from reports.pages.charts_sweep import UPRIGHT, plain
 from reports.pages.page import fill
 from reports.pages.page_validation import about_section, log_sections, log_tiles
 from reports.pages.sections import Figure, Section, Tile
@@ -147,7 +147,7 @@ def intervals(known: Mapping[str, Fitted]) -> Chart:
                 "hovertemplate": "%{text}<extra></extra>",
             }
         )
-    x = {"title": {"text": "% of the value"}, "zeroline": False}
+    x = {"title": {"text": "% of the value"}, "zeroline": False, **UPRIGHT}
     y = {
         "type": "category",
         "categoryarray": order,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import OUTSIDE, OVERLAPS, opened
 from sweep_page_cases import (
     HOSTILE,
     grid,
@@ -18,7 +19,6 @@ from sweep_page_cases import (
     two_fields,
     write,
 )
-from test_browser import OUTSIDE, OVERLAPS, opened
 from test_elastic_page import figure, visible
 
 import pipetwin
@@ -245,6 +245,8 @@ def test_opens_silently_with_every_point_drawn(
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(OUTSIDE) == []
         assert page.evaluate(OVERLAPS) == []
+        # As high as the page, so that every chart is drawn again.
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
         drawn = {
             plot.get_attribute("id").removeprefix("figure-"): plot.evaluate(DRAWN)
             for plot in page.query_selector_all('figure[data-kind="plot"]')
@@ -263,3 +265,16 @@ def test_opens_silently_with_every_point_drawn(
             # The fastest has a ring of its own.
             assert drawn["front"] == done + 1
         assert heard == []
+
+
+@pytest.mark.parametrize(("name", "scheme"), [("two", "light"), ("failed", "dark")])
+def test_axe_finds_nothing(
+    browser: Any, pages: dict[str, str], tmp_path: Path, name: str, scheme: str
+) -> None:
+    pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is missing")
+    from test_accessibility import violations
+
+    file = tmp_path / "page.html"
+    file.write_text(pages[name], encoding="utf-8")
+    with opened(browser, file, 1280, scheme) as (page, _):
+        assert violations(page) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_browser import OUTSIDE, OVERLAPS, opened
+from browsing import OUTSIDE, OVERLAPS, opened
 from test_elastic_page import figure, visible
 from test_sweep_page import DRAWN, at, summary_of
 from test_terminal_elastic_published import judged as run_table
@@ -200,6 +200,8 @@ def test_opens_silently_with_every_point_drawn(
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(OUTSIDE) == []
         assert page.evaluate(OVERLAPS) == []
+        # As high as the page, so that every chart is drawn again.
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
         drawn = {
             plot.get_attribute("id").removeprefix("figure-"): plot.evaluate(DRAWN)
             for plot in page.query_selector_all('figure[data-kind="plot"]')
@@ -218,3 +220,16 @@ def test_opens_silently_with_every_point_drawn(
                 assert drawn[f"parity-{number}"] == len(one["points"])
                 assert drawn[f"errors-{number}"] == len(one["points"])
         assert heard == []
+
+
+@pytest.mark.parametrize(("name", "scheme"), [("fitted only", "light"), ("calibration", "dark")])
+def test_axe_finds_nothing(
+    browser: Any, pages: dict[str, str], tmp_path: Path, name: str, scheme: str
+) -> None:
+    pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is missing")
+    from test_accessibility import violations
+
+    file = tmp_path / "page.html"
+    file.write_text(pages[name], encoding="utf-8")
+    with opened(browser, file, 1280, scheme) as (page, _):
+        assert violations(page) == []
