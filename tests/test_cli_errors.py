@@ -153,6 +153,7 @@ def test_what_is_meant_by_a_unit_is_a_value_that_works(parse, text: str, meant: 
         (("schedule", "check", "runs.csv"), "is a log of runs, not a schedule"),
         (("report", "page.html", "-o", "new.html"), "open it in a browser"),
         (("report", "folder", "-o", "new.html"), "is a directory"),
+        (("report", "local-2rank", "-o", "new.html"), "`pipetwin simulate local-2rank --report"),
         (("simulate", "folder"), "is a directory"),
         (("simulate", "binary.yaml"), "is not UTF-8"),
         (("simulate", "empty.yaml"), "is empty"),

@@ -105,6 +105,12 @@ def explained(error: Exception, tokens: Sequence[str]) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
         reason = (error.strerror or str(error)).lower()
+        name = str(error.filename)
+        if isinstance(error, FileNotFoundError) and full_name(name) in names():
+            return (
+                f"{name}: is no file, but a name of the catalogue: `pipetwin simulate {name} "
+                "--report report.html` writes a scenario's report"
+            )
         return f"{error.filename}: cannot be read or written: {reason}"
     wanted = next((what for kind, what in _WANTED if isinstance(error, kind)), None)
     if wanted is None:
