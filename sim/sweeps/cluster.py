@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import itertools
 import logging
+import re
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -50,6 +51,12 @@ def on_cluster(address: str, told: Callable[[str], None] = lambda text: None) ->
             "--cluster needs dask: pip install 'pipetwin[cluster]'; without it, --jobs uses this "
             "machine's cores and --shard parts the points over several machines"
         ) from None
+    if re.fullmatch(r"(\w+://)?\S+:\d+/?|inproc://\S+", address) is None:
+        # The client of such an address is never made, and says so once more when it is cleared up.
+        raise SweepError(
+            f"--cluster {address}: is no address of a dask scheduler, as tcp://host:8786; start "
+            "one with `dask scheduler --port 8786`"
+        )
     try:
         client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
