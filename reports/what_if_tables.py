@@ -134,8 +134,8 @@ def _table(
 
 def _money(ones: Sequence[Neighbour | ScalingPoint], at: str) -> list[tuple[str, Sequence[Cell]]]:
     """Columns of days and dollars of the whole run, where any are known."""
-    days = [_days(one.days, f"{at}.{i}.training_days") for i, one in enumerate(ones)]
-    costs = [_dollars(one.dollars, f"{at}.{i}.training_cost_dollars") for i, one in enumerate(ones)]
+    days = [_days(one.days, f"{at}.{i}.expected_days") for i, one in enumerate(ones)]
+    costs = [_dollars(one.dollars, f"{at}.{i}.expected_dollars") for i, one in enumerate(ones)]
     columns = (("Days", days), ("Cost", costs))
     return [(name, cells) for name, cells in columns if any(c.value is not None for c in cells)]
 

@@ -102,3 +102,9 @@ def test_modules_stay_one_screen_of_explanation() -> None:
         if (lines := len(path.read_text().splitlines())) > limit(path)
     }
     assert not long, f"split these: {long}"
+
+
+def test_modules_of_tests_have_names_of_their_own() -> None:
+    # Tests are no packages: of two modules with one name, pytest imports the first alone.
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert not {name for name in names if names.count(name) > 1}

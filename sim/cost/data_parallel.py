@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from scenarios.schema import PRECISION_BYTES
 from sim.cost.collectives import all_gather_ns, all_reduce_ns, data_group, reduce_scatter_ns
-from sim.cost.costs import Cost
+from sim.cost.costs import Category, Cost
 from sim.cost.modelled import PartTimes, PassTimes, Setup
 from sim.cost.parts import Parts, larger, rounded, summed, total_ns
 from sim.cost.shapes import Part, Pass
@@ -160,7 +160,13 @@ class _Lane:
     last: float
 
 
-def sharded_times(setup: Setup, part: StagePart, times: PartTimes, passes: PassTimes) -> PassTimes:
+def sharded_times(
+    setup: Setup,
+    part: StagePart,
+    times: PartTimes,
+    passes: PassTimes,
+    free: Category | None = None,
+) -> PassTimes:
     """A stage's passes with full sharding: each gathers the weights of its layers, matrix by matrix
     ahead of their use, and a backward pass reduce-scatters every microbatch's gradients behind it.
 
@@ -170,6 +176,7 @@ def sharded_times(setup: Setup, part: StagePart, times: PartTimes, passes: PassT
     going forward. What is longer than the computation is exposed, and of what is hidden the pass
     loses the device's `overlap_slowdown`: `weight_gather` and `data_parallel` in proportion to
     their times.
+    free: `weight_gather` or `data_parallel` where that takes no time.
     Not modelled: limits to how far ahead weights are gathered, a second stream for reduce-scatters,
     gathers that reach less than a collective's bandwidth (the times published for ZeRO-3 on 768 to
     2240 A100 mean about 17 GB/s a device).
@@ -191,6 +198,11 @@ def sharded_times(setup: Setup, part: StagePart, times: PartTimes, passes: PassT
     numbers = {"layer": part.num_layers, "embedding": 1, "head": 1}
     first: Part = "embedding" if part.embedding else "layer"
     last: Part = "head" if part.head else "layer"
+
+    if free == "weight_gather":
+        gathers = dict.fromkeys(gathers, 0.0)
+    if free == "data_parallel":
+        scatters = dict.fromkeys(scatters, 0.0)
 
     def whole(of: Mapping[str, float], *, without: str = "") -> float:
         return sum(numbers[which] * time for which, time in of.items() if which != without)
@@ -223,6 +235,8 @@ def _both(
 ) -> Parts:
     alone = total_ns(compute)
     communication = lane.gather + lane.scatter
+    if not communication:
+        return compute
     communicated = communication + total_ns(times[end][name])
     longest = larger(lane.first + alone + lane.last, communicated)
     seen = (longest - alone) / communication

@@ -20,7 +20,7 @@ from sim.cost.collectives import (
 from sim.cost.costs import Category, Transfer
 from sim.cost.device import operation_time, optimizer_ns, traffic_ns
 from sim.cost.links import Network
-from sim.cost.parts import Parts, at_least, larger, summed
+from sim.cost.parts import Parts, apart_from, at_least, larger, summed
 from sim.cost.shapes import Part, Pass
 from sim.workload.operations import (
     FusedAttention,
@@ -97,7 +97,11 @@ what is recomputed."""
 
 
 def part_times(
-    setup: Setup, tokens: int, context: int, known: TimedWork | None = None
+    setup: Setup,
+    tokens: int,
+    context: int,
+    known: TimedWork | None = None,
+    free: Category | None = None,
 ) -> PartTimes:
     """Time of one layer, of the embedding and of the head in each pass, unrounded.
 
@@ -107,6 +111,8 @@ def part_times(
     any pass `pass_overhead` for each rank of its pipeline (half of it each half of a split one).
     tokens, context: integers, or arrays of them for many pieces at once, which broadcast.
     known: of the same model and cluster and whatever plan, what was timed before, and is added to.
+    free: a category that takes no time; the host's time to launch a layer shows where it is then
+    the longer.
     Not modelled: gaps between kernels beyond their launch; that the halves of a split backward
     pass cost more than the whole.
     """
@@ -147,6 +153,10 @@ def part_times(
         forward, grad_input, apart, grad_weight = found
         grad_input = summed([(1, recomputed[0]), (1, grad_input)])
         alone = summed([(1, recomputed[0]), (1, apart)])
+        if free is not None:
+            forward, grad_input, alone, grad_weight = (
+                apart_from(free, parts) for parts in (forward, grad_input, alone, grad_weight)
+            )
         return {
             "forward": at_least(forward, host_ns),
             "backward": at_least(
@@ -157,10 +167,10 @@ def part_times(
         }
 
     return {
-        "layer": passes("layer", layer, overhead),
+        "layer": passes("layer", layer, overhead if free != "host" else 0.0),
         "embedding": passes("embedding", embedding, 0.0),
         "head": passes("head", head, 0.0),
-        "action": _started(setup),
+        "action": _started(setup) if free != "host" else {},
     }
 
 

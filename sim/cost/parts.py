@@ -28,6 +28,11 @@ def scaled(parts: Parts, factor: float) -> Parts:
     return {category: factor * amount for category, amount in parts.items()}
 
 
+def apart_from(category: Category, parts: Parts) -> Parts:
+    """The other parts."""
+    return {name: amount for name, amount in parts.items() if name != category}
+
+
 def larger(a: float, b: float) -> float:
     """The larger of two amounts, each a number or an array."""
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):

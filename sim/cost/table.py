@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from scenarios.schema import PRECISION_BYTES, MicrobatchGroup, Plan, Scenario
 from sim.cost.cache import cache_ns
-from sim.cost.costs import Cost, CostKey, CostTable, Transfer
+from sim.cost.costs import Category, Cost, CostKey, CostTable, Transfer
 from sim.cost.data_parallel import gradient_reduction, sharded_times, weight_gather
 from sim.cost.given import given_table
 from sim.cost.measured import (
@@ -37,7 +37,7 @@ from sim.cost.modelled import (
     stage_times,
     tied_reduction,
 )
-from sim.cost.parts import Parts, rounded, summed, total_ns
+from sim.cost.parts import Parts, apart_from, rounded, summed, total_ns
 from sim.cost.processors import with_sharing
 from sim.cost.profile import Profile
 from sim.cost.shapes import Part, Pass
@@ -133,7 +133,26 @@ def reductions_with(
     return found
 
 
-def _passes(scenario: Scenario, program: Program, profile: Profile | None) -> _Passes:
+def passes_without(
+    scenario: Scenario, program: Program, profile: Profile | None, free: Category
+) -> CostTable:
+    """Costs of a program's passes where a category takes no time, and what it hid shows: the host's
+    time to launch a layer, and with full sharding the gathers and reduce-scatters beside."""
+    passes = _passes(scenario, program, profile, free)
+    variants = cost_variants(passes.setup.plan)
+    distinct = program.distinct_in(variants) if variants else program.distinct
+    for action in sorted(a for a in distinct if a.kind in COMPUTE):
+        passes.add(action, variants[action.microbatch or 0] if variants else 0)
+    table = CostTable(costs=passes.costs)
+    cluster = passes.setup.cluster
+    if cluster.processors_per_node is None:
+        return table
+    return with_sharing(table, program, scenario.plan, cluster)
+
+
+def _passes(
+    scenario: Scenario, program: Program, profile: Profile | None, free: Category | None = None
+) -> _Passes:
     setup = setup_of(scenario)
     if profile is not None:
         setup = setup_of(scenario, fitted_cluster(setup.cluster, profile.efficiency))
@@ -146,6 +165,7 @@ def _passes(scenario: Scenario, program: Program, profile: Profile | None) -> _P
         pieces=[group_pieces(group, setup.model.sequence) for group in groups],
         profile=profile,
         parts=partition(scenario, program.schedule.num_stages),
+        free=free,
     )
 
 
@@ -178,10 +198,11 @@ class _Passes:
         pieces: Sequence[Sequence[Piece]],
         profile: Profile | None,
         parts: tuple[StagePart, ...],
+        free: Category | None = None,
     ) -> None:
-        """setup: of the whole plan. setups, pieces: by variant."""
+        """setup: of the whole plan. setups, pieces: by variant. free: what takes no time."""
         self.setup, self.setups, self.pieces = setup, setups, pieces
-        self.profile, self.parts = profile, parts
+        self.profile, self.parts, self.free = profile, parts, free
         plan = setups[0].plan
         self.shards = plan.sharding == "full" and plan.data > 1
         self.first = plan.runs_frozen_first
@@ -204,9 +225,13 @@ class _Passes:
     def _times_in(
         self, setup: Setup, tokens: int, context: int
     ) -> tuple[PartTimes, dict[tuple[Part, Pass], str]]:
+        free = self.free
         if self.profile is None:
-            return part_times(setup, tokens, context), {}
-        return profiled_part_times(setup, self.profile, tokens, context)
+            return part_times(setup, tokens, context, free=free), {}
+        times, assumed = profiled_part_times(setup, self.profile, tokens, context)
+        if free is not None:
+            times = {w: _apart_from(free, passes) for w, passes in times.items()}
+        return times, assumed
 
     def add(self, action: Action, variant: int) -> None:
         """Enter the cost of a pass."""
@@ -216,8 +241,10 @@ class _Passes:
         content = (variant, slice_index, replace(part, stage=min(part.stage, 1), first_layer=0))
         if content not in self._passes:
             passes = self._stage(part, variant, slice_index)
+            if self.free is not None:
+                passes = _apart_from(self.free, passes)
             if self.shards:
-                passes = sharded_times(setup, part, times, passes)
+                passes = sharded_times(setup, part, times, passes, self.free)
             self._passes[content] = {n: rounded(p) for n, p in passes.items()}
         self.costs[CostKey(kind, stage, slice_index, pipe, variant)] = self._passes[content][name]
         if name == "forward" and stage == 0 and self.first:
@@ -278,6 +305,10 @@ class _Passes:
         """Each assumption's share of the time of the passes added."""
         total = sum(cost.duration_ns for cost in self.costs.values()) or 1
         return tuple((what, amount / total) for what, amount in self.shares.items())
+
+
+def _apart_from(category: Category, passes: PassTimes) -> PassTimes:
+    return {name: apart_from(category, parts) for name, parts in passes.items()}
 
 
 def _frozen(part: StagePart) -> StagePart:

@@ -1,9 +1,10 @@
 """What the iteration would take, were something free: the same program simulated without it.
 
-A category's time is taken out of every pass, reduction and optimizer step that has it. Of a
-reduction beside the passes less is hidden where they are shorter; collectives inside a pass, with
-ZeRO-3, and floors under it stay as they are seen now. Gains do not add up, as what is behind one
-thing shows where that is gone.
+A category's time is taken out of every pass, reduction and optimizer step that has it, and what it
+hid then shows: of a reduction beside the passes less is hidden where they are shorter, so of
+ZeRO-3's gathers and reduce-scatters, and the host's time to launch a layer may be the longer. The
+collectives that recomputation repeats count with the others. Gains do not add up, as what is behind
+one thing shows where that is gone.
 
 Besides the categories of costs:
 
@@ -11,9 +12,10 @@ Besides the categories of costs:
 - `latency`: messages take no latency. `contention`: no message waits for the link of another one;
   how many replicas' messages share a NIC stays in each message's own time.
 - `imbalance`: of each kind of pass (and slice, and variant) every stage takes the mean over stages.
-- `bubble`: no rank waits for another before the flush: the passes, messages handled and reductions
-  of each follow one another without a gap, then comes the flush as it is. Perfect pipelining, as
-  with endless microbatches: the busiest rank's own work decides.
+- `bubble`: no rank waits for another, or for a message, before the flush: the passes, messages
+  handled and reductions of each follow one another without a gap, then comes the flush as it is.
+  Perfect pipelining, as with endless microbatches: the busiest rank's own work decides. Its share
+  is the pipeline bubble and the waiting for messages under way.
 - `forward`, `backward`, `optimizer`: all such passes or steps, where times were given or measured
   and say no more.
 
@@ -33,7 +35,7 @@ from functools import partial
 from sim.cost.costs import ActionCosts, Category, Cost, CostKey, CostTable
 from sim.cost.modelled import PartTimes
 from sim.cost.shapes import Pass
-from sim.cost.table import reductions_with
+from sim.cost.table import passes_without, reductions_with
 from sim.engine import simpy_engine
 from sim.prediction import Prediction
 from sim.schedule.actions import COMPUTE, FLUSH, RECEIVES, SENDS, Action, Kind
@@ -69,7 +71,7 @@ WORDS: Mapping[str, str] = {
     "latency": "the latency of messages",
     "contention": "queueing for links",
     "imbalance": "the imbalance of stages",
-    "bubble": "the bubble: waiting for other ranks",
+    "bubble": "waiting for other ranks: the bubble, messages under way",
     "forward": "forward passes",
     "backward": "backward passes",
 }
@@ -113,6 +115,7 @@ def _tables(prediction: Prediction) -> dict[str, tuple[float | None, CostTable]]
     for category, time in present.items():
         if time and category not in _UNTOLD:
             without = without_category(table, category)
+            without = _less_hidden_in_passes(prediction, without, category)
             gone = partial(_is_category, category)
             found[category] = (shares.get(category, 0.0), less_hidden(prediction, without, gone))
     if any(present[category] for category in _UNTOLD):
@@ -124,7 +127,7 @@ def _tables(prediction: Prediction) -> dict[str, tuple[float | None, CostTable]]
                 without = less_hidden(prediction, without, _is_backward)
             found[what] = (_share_of(prediction, kinds), without)
     on_their_way = any(t.occupancy_ns or t.latency_ns for t in table.transfers.values())
-    if on_their_way or _takes_time(table, _MESSAGE):
+    if program.num_ranks > 1 and (on_their_way or _takes_time(table, _MESSAGE)):
         share = shares.get(POINT_TO_POINT, 0.0) + shares.get(MESSAGES, 0.0)
         found[POINT_TO_POINT] = (share, without_messages(table))
     if any(t.latency_ns for t in table.transfers.values()):
@@ -185,6 +188,22 @@ def less_hidden(
         own = costs[key]
         costs[key] = replace(own, hidden_ns=min(own.hidden_ns, cost.hidden_ns))
     return replace(table, costs=costs)
+
+
+def _less_hidden_in_passes(
+    prediction: Prediction, table: CostTable, category: Category
+) -> CostTable:
+    """Costs without a category with what it hid in passes: the host's launching of a layer, and
+    collectives of replicas that keep shares of the weights."""
+    scenario = prediction.scenario
+    plan, cluster = scenario.plan, scenario.cluster
+    if scenario.model is None or cluster is None or scenario.costs is not None:
+        return table
+    shards = plan.sharding == "full" and plan.data > 1
+    if not shards and not cluster.device.efficiency.layer_overhead:
+        return table
+    seen = passes_without(scenario, prediction.program, prediction.profile, category)
+    return replace(table, costs={**table.costs, **seen.costs})
 
 
 def _is_category(wanted: Category, name: Pass, category: Category) -> bool:

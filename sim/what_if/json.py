@@ -15,15 +15,16 @@ def what_if_json(found: WhatIf) -> dict[str, object]:
     iteration_s, peak_memory_bytes: of the layout itself.
     freed: [{what, name, share, iteration_s, gain}]: the iteration without each.
     neighbours: [{field, value, also, plan, iteration_s, peak_memory_bytes, fits, slower,
-    training_days, training_cost_dollars, on_front}]: one decision otherwise; `plan` has the fields
-    that differ from the given one's alone.
+    expected_days, expected_dollars, on_front}]: one decision otherwise; `plan` has the fields that
+    differ from the given one's alone. Days and dollars are those of the run with its failures and
+    checkpoints, where the scenario has them, without stragglers and jitter.
     sensitivities: [{input, field, low, high, low_s, high_s, overtaken_low, overtaken_high}]: low
     and high are factors; who overtakes is a plan's fields that differ, or null.
     break_evens: [{input, field, unit, now, at, below, iteration_s, neighbour: {field, value,
     also}}]: now and at in the unit: `bytes/s`, `s`, `bytes` or `fraction`.
     scaling: [{kind, num_devices, data, global_batch, iteration_s, tokens_per_s,
-    model_tflops_per_gpu, efficiency, peak_memory_bytes, fits, training_days,
-    training_cost_dollars, is_own}].
+    model_tflops_per_gpu, efficiency, peak_memory_bytes, fits, expected_days,
+    expected_dollars, is_own}].
     left_out: what was not asked and why, in words.
     """
     own = found.plan
@@ -59,8 +60,8 @@ def _neighbour(one: Neighbour, own: Plan | None) -> dict[str, object]:
         "peak_memory_bytes": one.peak_bytes,
         "fits": one.fits,
         "slower": one.slower,
-        "training_days": one.days,
-        "training_cost_dollars": one.dollars,
+        "expected_days": one.days,
+        "expected_dollars": one.dollars,
         "on_front": one.on_front,
     }
 
@@ -108,8 +109,8 @@ def _scaling(one: ScalingPoint) -> dict[str, object]:
         "efficiency": one.efficiency,
         "peak_memory_bytes": one.peak_bytes,
         "fits": one.fits,
-        "training_days": one.days,
-        "training_cost_dollars": one.dollars,
+        "expected_days": one.days,
+        "expected_dollars": one.dollars,
         "is_own": one.is_own,
     }
 

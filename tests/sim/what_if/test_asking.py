@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from what_if_cases import asked, given, small
+from asking_cases import asked, given, small
 
 from scenarios import catalogue
 from scenarios.loader import load
@@ -56,7 +56,8 @@ def test_json_has_the_same_values() -> None:
         assert near.field in one["plan"] and near.iteration_ns is not None
         assert one["iteration_s"] == near.iteration_ns / 1e9
         assert (one["slower"], one["fits"], one["on_front"]) == (near.slower, True, near.on_front)
-        assert one["training_days"] == near.days
+        assert one["expected_days"] == near.days
+        assert one["expected_dollars"] == near.dollars
     for one, sensitivity in zip(data["sensitivities"], found.sensitivities, strict=True):
         assert one["low_s"] == sensitivity.low_ns / 1e9 and one["low"] == sensitivity.low
         assert (one["overtaken_low"] is None) == (sensitivity.overtaken_low is None)

@@ -4,14 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from asking_cases import given, given_scenarios, small
 from hypothesis import HealthCheck, example, settings
 from hypothesis import given as given_by
 from hypothesis import strategies as st
-from what_if_cases import given, given_scenarios, small
 
 from scenarios.loader import load
 from scenarios.schema import Scenario, StageCosts
 from sim.cost.costs import CostTable
+from sim.cost.modelled import part_times, setup_of
 from sim.engine.choice import simulate
 from sim.prediction import Prediction, predict
 from sim.schedule.actions import Kind
@@ -130,7 +131,6 @@ def test_with_everything_free_nothing_is_left() -> None:
         {},
         {"sequence_parallel": True, "recomputation": "selective", "sharding": "optimizer"},
         {"gradient_reduction": "overlapped", "gradient_bucket": 1 << 16},
-        {"pipeline": 1, "data": 4, "sharding": "full"},
     ],
 )
 def test_what_is_freed_is_simulated_without_it(plan: dict[str, Any]) -> None:
@@ -146,6 +146,49 @@ def test_what_is_freed_is_simulated_without_it(plan: dict[str, Any]) -> None:
             assert one.share == shares.get(what, 0.0)
     assert {"matmul", "optimizer", "tensor_parallel"} <= found.keys()
     assert ("bubble" in found) == (prediction.program.num_ranks > 1)
+
+
+def test_what_collectives_of_shards_hid_shows_where_it_is_free() -> None:
+    # Slow links: a pass is its gathers and reduce-scatters, and the last part's computation.
+    slow = ("cluster.inter_node.bandwidth=1 Gbit/s", "cluster.device.efficiency.overlap_slowdown=0")
+    scenario = small(*slow, pipeline=1, data=4, sharding="full")
+    prediction = predict(scenario)
+    found = {one.what: one for one in freed(prediction)}
+    passes = part_times(setup_of(scenario), 128, 0)
+    microbatches = scenario.plan.num_microbatches
+    head = microbatches * passes["head"]["forward"]["matmul"]
+    now = prediction.figures.iteration_ns
+    assert now - found["matmul"].iteration_ns == pytest.approx(head, abs=3 * microbatches)
+    assert found["matmul"].share > 3 * head / now
+    # Computation hid some of them: without the gathers it hides more of the reduce-scatters.
+    assert found["weight_gather"].gain > found["weight_gather"].share + 0.001
+    free = found["data_parallel"].iteration_ns, found["weight_gather"].iteration_ns
+    assert max(free) < now and min(free) > now - sum(now - one for one in free)
+
+
+def test_the_hosts_time_to_launch_a_layer_stays_where_kernels_are_free() -> None:
+    bound = small("cluster.device.efficiency.layer_overhead=10 ms", p2p="overlapped")
+    found, now = times(bound), predict(bound).figures.iteration_ns
+    assert found["attention"] == now
+    # The head's matrix products are no layer's; the embedding has none.
+    head = part_times(setup_of(bound), 128, 0)["head"]
+    alone = head["forward"]["matmul"] + head["backward"]["matmul"]
+    assert 0 < now - found["matmul"] <= (bound.plan.num_microbatches + 1) * alone
+    # Were the host free, it would be as if there were no such time.
+    unbound = small("cluster.device.efficiency.layer_overhead=0 s", p2p="overlapped")
+    assert found["host"] == times(unbound)["host"]
+
+
+def test_waiting_is_the_bubble_and_messages_under_way() -> None:
+    # A page says elsewhere what the bubble alone is.
+    prediction = predict(small(p2p="overlapped"))
+    found = {one.what: one for one in freed(prediction)}
+    shares = prediction.figures.breakdown
+    assert min(shares["bubble"], shares["point_to_point"]) > 0.001
+    assert found["bubble"].share == shares["bubble"] + shares["point_to_point"]
+    assert found["bubble"].words.partition(":")[0] == "waiting for other ranks"
+    # One rank sends nothing, whatever an exchange of messages would take.
+    assert {"bubble", "point_to_point"}.isdisjoint(times(small(pipeline=1, data=4, p2p="blocking")))
 
 
 def test_categories_are_those_of_the_costs_whatever_the_engine() -> None:

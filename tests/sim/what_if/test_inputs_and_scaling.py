@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from what_if_cases import asked, has_plan, peak_of, small, time_of
+from asking_cases import asked, has_plan, peak_of, small, time_of
 
 from scenarios.loader import load
 from scenarios.resizing import resized

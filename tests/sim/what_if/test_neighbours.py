@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from what_if_cases import asked, has_plan, peak_of, small, time_of
+from asking_cases import asked, has_plan, peak_of, small, time_of
 
 from scenarios import rules
 from scenarios.loader import load
