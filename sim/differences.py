@@ -162,6 +162,11 @@ def differences(a: Side, b: Side) -> Differences:
     by_pass = any(_knows_passes_only(side) for side in (a, b))
     shares_a, shares_b = time_by_category(a, by_pass), time_by_category(b, by_pass)
     found = figures_of(a), figures_of(b)
+    if None in (found[0]["expected_days"], found[1]["expected_days"]):
+        for side, own, other in ((a, found[0], found[1]), (b, found[1], found[0])):
+            if other["expected_days"] is not None and _runs_plainly(side):
+                own["expected_days"] = own["training_days"]
+                own["expected_dollars"] = own["training_cost_dollars"]
     same: Counter[str] = Counter()
     for path in paths:
         value = values_a.get(path)
@@ -241,6 +246,13 @@ def figures_of(side: Side) -> dict[str, float | None]:
         if run.dollars_a_day is not None:
             found["expected_dollars"] = run.expected_days * run.dollars_a_day
     return found
+
+
+def _runs_plainly(side: Side) -> bool:
+    """Whether nothing disturbs its training run, which is then expected to take as long as its
+    iterations do."""
+    run = side.prediction.training if side.prediction is not None else None
+    return run is not None and run.is_plain and run.expected_days is not None
 
 
 def time_by_category(side: Side, by_pass: bool) -> dict[str, int]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reports.compare_words import cost_claim
 from scenarios.loader import load
 from sim.calibration import calibrate_from_runs
 from sim.comparison import own_costs
@@ -229,3 +230,21 @@ def test_a_section_that_only_one_has_is_told_field_by_field() -> None:
     assert "costs" not in fields and "model" not in fields
     assert fields["costs.forward"].a is None and fields["costs.forward"].b
     assert fields["model.hidden"].b is None and fields["model.hidden"].a
+
+
+def test_a_run_that_nothing_disturbs_is_expected_to_take_what_its_iterations_do() -> None:
+    failing = ("training.device_mtbf=50700 h", "training.checkpoint_bandwidth=273 GB/s")
+    plan = ("training.restart_time=900 s", "plan.global_batch=256", "training.tokens=1e9")
+    a, b = side("A", "megatron/175b", *plan[1:]), side("B", "megatron/175b", *plan, *failing)
+    for found in (differences(a, b), differences(b, a)):
+        days, dollars = found.figure("expected_days"), found.figure("expected_dollars")
+        plain, cost = found.figure("training_days"), found.figure("training_cost_dollars")
+        assert days is not None and plain is not None and days.a is not None
+        assert dollars is not None and cost is not None
+        ends = ((days.a, dollars.a, plain.a, cost.a), (days.b, dollars.b, plain.b, cost.b))
+        undisturbed, disturbed = ends if found.a is a else ends[::-1]
+        assert undisturbed[:2] == undisturbed[2:]
+        assert disturbed[0] > disturbed[2] and disturbed[1] > disturbed[3]  # type: ignore[operator]
+        assert "nobody" not in cost_claim(found)
+    # With neither disturbed there is nothing to expect beside.
+    assert differences(a, a).figure("expected_days") is None
