@@ -53,9 +53,21 @@ def titled_at_head(side: Side) -> str:
     return capital(titled(side))
 
 
-def comparable(work: Work) -> str:
+def comparable(found: Differences) -> str:
     """What may be held side by side, in a sentence."""
-    return {
+    a, b = (side.scenario for side in found.sides)
+    if found.work == "same" and a.model is None:
+        return (
+            "Both iterations run as many sequences, in times given outright: nothing says whether "
+            "they do the same work."
+        )
+    trained = [(one.plan.frozen_layers, one.plan.cached_layers) for one in (a, b)]
+    if found.work == "same" and trained[0] != trained[1]:
+        return (
+            "Both iterations run as many sequences through the same model, but other layers of it "
+            "are frozen or cached, so they do not do the same work."
+        )
+    texts: dict[Work, str] = {
         "same": "Both iterations do the same work: the same model on as many sequences, so their "
         "times compare.",
         "resized": "The iterations are of different size, so compare sequences and tokens a "
@@ -63,7 +75,8 @@ def comparable(work: Work) -> str:
         "other model": "The models differ, so iteration times do not compare: the fair figures are "
         "throughput per device and tokens a second.",
         "unknown": "One of both has no model, so nothing says whether they do the same work.",
-    }[work]
+    }
+    return texts[found.work]
 
 
 def verdict(found: Differences) -> str:

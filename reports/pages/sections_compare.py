@@ -100,7 +100,7 @@ def figures_section(found: Differences) -> Section:
         name="figures",
         topic="Figures",
         claim=compare_words.figures_claim(found),
-        reading=f"{compare_words.comparable(found.work)} The difference is {found.b.label} less "
+        reading=f"{compare_words.comparable(found)} The difference is {found.b.label} less "
         f"{found.a.label}, the change that over {found.a.label}; shares of time differ by "
         "percentage points.",
         figures=figures,
@@ -119,7 +119,7 @@ def time_section(found: Differences) -> Section:
         if found.by_pass
         else ""
     )
-    fair = f"{compare_words.comparable(found.work)} " if found.work != "same" else ""
+    fair = f"{compare_words.comparable(found)} " if found.work != "same" else ""
     note = _drawn_note(found)
     figures = [
         *_waterfall(found),

@@ -27,7 +27,7 @@ def show_comparison(found: Differences, *, as_json: bool) -> None:
     if found.is_none:
         return
     if found.work != "same":
-        out.print(compare_words.comparable(found.work))
+        out.print(compare_words.comparable(found))
     if found.fields:
         _print_fields(out, found)
     else:

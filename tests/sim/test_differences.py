@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reports.compare_words import cost_claim
+from reports.compare_words import comparable, cost_claim
 from scenarios.loader import load
 from sim.calibration import calibrate_from_runs
 from sim.comparison import own_costs
@@ -248,3 +248,14 @@ def test_a_run_that_nothing_disturbs_is_expected_to_take_what_its_iterations_do(
         assert "nobody" not in cost_claim(found)
     # With neither disturbed there is nothing to expect beside.
     assert differences(a, a).figure("expected_days") is None
+
+
+def test_says_what_may_be_compared() -> None:
+    own = side("A", "local-2rank")
+    assert "the same work" in comparable(
+        differences(own, side("B", "local-2rank", "plan.p2p=blocking"))
+    )
+    frozen = comparable(differences(own, side("B", "local-2rank", "plan.frozen_layers=4")))
+    assert "frozen" in frozen and "do not do the same work" in frozen
+    given = side("A", "replay/stage-times"), side("B", "replay/stage-times", "costs.forward=1 ms")
+    assert "nothing says" in comparable(differences(*given))
