@@ -8,6 +8,7 @@ from reports import layout_words, words
 from reports.plan_tables import by_effect, effects
 from reports.words import NBSP
 from scenarios.schema import Plan
+from sim.prediction import Prediction
 from sim.what_if.found import BreakEven, Freed, Neighbour, ScalingPoint, WhatIf
 
 KINDS = {"strong": "the same batch", "weak": "a batch that grows with the devices"}
@@ -216,6 +217,18 @@ def scaling_claim(found: WhatIf) -> str:
         return "There is no other number of devices for this layout"
     text = "; ".join(told)
     return text[0].upper() + text[1:]
+
+
+def without_stragglers(prediction: Prediction) -> str:
+    """That days and cost of other layouts have no slow devices in them, where the run has; empty
+    where it has none."""
+    run = prediction.training
+    if run is None or run.slowdown == 1.0:
+        return ""
+    return (
+        "Days and cost here are without slow devices and jitter, which make an iteration of the "
+        f"run {words.significant(run.slowdown, 3)} times as long."
+    )
 
 
 def misfits(points: Sequence[ScalingPoint]) -> int:

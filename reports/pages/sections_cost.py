@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reports import tables, words
+from reports import tables, what_if_words, words
 from reports.pages import charts_cost
 from reports.pages.sections import Figure, Section
 from reports.pages.sections_training import has_training, training_section
@@ -29,7 +29,7 @@ def cost_section(
     """
     if summary["tokens_per_s"] is None:
         return None
-    elsewhere = _elsewhere(what_if)
+    elsewhere = _elsewhere(prediction, what_if)
     unit = _unit(prediction, summary)
     hours = Figure(
         name="cost-by-category",
@@ -56,7 +56,7 @@ def cost_section(
     )
 
 
-def _elsewhere(what_if: WhatIf | None) -> tuple[Figure, ...]:
+def _elsewhere(prediction: Prediction, what_if: WhatIf | None) -> tuple[Figure, ...]:
     """Days and dollars on other numbers of devices, where both are known."""
     points = [] if what_if is None else charts_cost.priced(what_if)
     if len(points) < 2:
@@ -68,6 +68,7 @@ def _elsewhere(what_if: WhatIf | None) -> tuple[Figure, ...]:
             data=charts_cost.days_and_dollars(points),
             legend=(("r1", "a number of devices"), ("ring-predicted", "as given")),
             half=True,
+            note=what_if_words.without_stragglers(prediction),
         ),
     )
 

@@ -201,6 +201,10 @@ def scaling_section(found: WhatIf) -> Section | None:
     )
 
 
+_PRICED = frozenset({"alternatives", "scaling"})
+"""Sections that tell days and cost."""
+
+
 def what_if_sections(found: WhatIf, prediction: Prediction) -> dict[str, Section]:
     """The sections that there is something to tell in, by name: free, alternatives, sensitivity,
     scaling."""
@@ -211,7 +215,12 @@ def what_if_sections(found: WhatIf, prediction: Prediction) -> dict[str, Section
         sensitivity_section(found, scenario),
         scaling_section(found),
     )
-    told = [section for section in made if section is not None]
+    slow = what_if_words.without_stragglers(prediction)
+    told = [
+        replace(s, reading=f"{s.reading.rstrip()} {slow}".rstrip()) if s.name in _PRICED else s
+        for s in made
+        if s is not None
+    ]
     if found.iteration_ns == prediction.iteration_ns:
         return {section.name: section for section in told}
     held = (

@@ -15,9 +15,10 @@ from reports import what_if_tables, what_if_words
 from reports.answer import answer
 from reports.pages import charts_what_if, sections_what_if
 from reports.pages.page import render
+from reports.pages.sections_cost import cost_section
 from reports.words import NBSP
-from scenarios.loader import Loaded
-from sim.prediction import Prediction
+from scenarios.loader import Loaded, load
+from sim.prediction import Prediction, predict
 from sim.traffic.counting import traffic
 from sim.what_if.asking import what_if
 from sim.what_if.found import BreakEven, WhatIf
@@ -322,3 +323,15 @@ def test_a_median_over_draws_is_told_apart(prediction: Prediction, found: WhatIf
     for source, told in ((drawn, True), (prediction, False)):
         made = sections_what_if.what_if_sections(found, source)
         assert all(("the median over draws" in s.reading) is told for s in made.values())
+
+
+def test_days_without_slow_devices_are_said_to_be(found: WhatIf) -> None:
+    fields = ["training.tokens=1e9", "cluster.price_per_device_hour=$1/h"]
+    for jitter, told in (("0.1", True), ("0", False)):
+        run = predict(load("local-2rank", [*fields, f"training.jitter={jitter}"]).scenario)
+        made = sections_what_if.what_if_sections(found, run)
+        cost = cost_section(run, answer(run), what_if(run))
+        assert cost is not None
+        (elsewhere,) = (figure for figure in cost.figures if figure.name == "cost-and-days")
+        for text in (made["alternatives"].reading, made["scaling"].reading, elsewhere.note):
+            assert ("without slow devices and jitter" in text) is told
