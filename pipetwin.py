@@ -401,7 +401,7 @@ def validate(
     from reports.terminal import console
     from reports.terminal import scores as terminal_scores
 
-    files.check_outputs((report,), force=force)
+    files.check_outputs((report,), force=force, inputs=(measured, runs))
     files.refuse_unused(
         {
             "--runs": runs,
@@ -489,7 +489,7 @@ def report(
     from reports.commands import files, measured_files
     from reports.terminal import console
 
-    files.check_outputs((output,), force=force)
+    files.check_outputs((output,), force=force, inputs=(measured,))
     used = files.profile(profile)
     measured_files.write_measured_report(output, measured, used, force=force)
     console.show_text(f"wrote {output}")

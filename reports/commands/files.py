@@ -72,12 +72,18 @@ def exit_of_error(error: Exception, tokens: Sequence[str]) -> int:
     return 2
 
 
-def check_outputs(paths: Iterable[Path | None], *, force: bool) -> None:
-    """Refuse, before any work, outputs that exist already (without `force`) or coincide."""
+def check_outputs(
+    paths: Iterable[Path | None], *, force: bool, inputs: Iterable[Path | None] = ()
+) -> None:
+    """Refuse, before any work, outputs that exist already (without `force`), coincide, or are what
+    is read."""
     wanted = [path for path in paths if path is not None]
-    if len({p.absolute() for p in wanted}) < len(wanted):
+    if len({p.resolve() for p in wanted}) < len(wanted):
         raise InputError("two outputs have the same name: give each its own file")
+    read = {path.resolve() for path in inputs if path is not None}
     for path in wanted:
+        if path.resolve() in read:
+            raise InputError(f"{path} is what is read: give the output a name of its own")
         check_writable(path, force=force)
 
 

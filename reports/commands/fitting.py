@@ -49,7 +49,8 @@ def calibrate(
 ) -> int:
     """Make a profile, write it and its page (`outputs`) where asked and show it; the exit code."""
     output, report = outputs
-    files.check_outputs((output, report), force=force)
+    read = (*measured, log.runs, log.collectives)
+    files.check_outputs((output, report), force=force, inputs=read)
     mode = "--runs" if log.runs else "--published"
     used = ("--device", "--set", "--collectives", "--report", *(("--folds",) if log.runs else ()))
     given = {"--folds": log.folding[0], "--device": log.device}

@@ -27,7 +27,7 @@ def import_trace(
 
     ranks: the pipeline rank of each trace, with commas between them; empty: by what they say.
     """
-    files.check_outputs((output,), force=force)
+    files.check_outputs((output,), force=force, inputs=traces)
     order = _ranks(ranks)
     if not traces:
         raise files.InputError(

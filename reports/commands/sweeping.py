@@ -106,7 +106,7 @@ def write_sweep_report(path: Path, results: Path, *, force: bool) -> None:
 
 
 def _check_report(report: Path | None, output: Path, *, force: bool) -> None:
-    if report is not None and report.absolute() == output.absolute():
+    if report is not None and report.resolve() == output.resolve():
         raise files.InputError("-o and --report have the same name: give each its own file")
     files.check_outputs((report,), force=force)
 

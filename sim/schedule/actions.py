@@ -48,9 +48,9 @@ FLUSH = frozenset(
 )
 
 _PATTERN = re.compile(
-    r"(?P<stage>\d+)(?P<kind>SEND_F|RECV_F|SEND_B|RECV_B|EXCHANGE|REDUCE_GRAD|TIED|NORM|STEP|GATHER"
-    r"|F|B|I|W)"
-    r"(?P<microbatch>\d+)?(?:\.(?P<slice>\d+))?(?:@(?P<pipe>\d+))?"
+    r"(?P<stage>[0-9]{1,9})"
+    r"(?P<kind>SEND_F|RECV_F|SEND_B|RECV_B|EXCHANGE|REDUCE_GRAD|TIED|NORM|STEP|GATHER|F|B|I|W)"
+    r"(?P<microbatch>[0-9]{1,9})?(?:\.(?P<slice>[0-9]{1,9}))?(?:@(?P<pipe>[0-9]{1,9}))?"
 )
 
 

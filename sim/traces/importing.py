@@ -66,8 +66,9 @@ def import_traces(
     ]
     clocks = _clocks(traces)
     alignments = [align(_messages(each, program), clocks) for each in laid]
-    if not any(t.host for t in traces) and max(a.impossible_ns for a in alignments) > NO_WAIT_NS:
-        clocks = tuple(range(len(traces)))  # Hosts unknown, and they do not share a clock.
+    impossible = max(a.impossible_ns for a in alignments)
+    if impossible > (_shortest(laid) if any(t.host for t in traces) else NO_WAIT_NS):
+        clocks = tuple(range(len(traces)))  # Hosts unknown, or of one name, without a clock of all.
         alignments = [align(_messages(each, program), clocks) for each in laid]
     timelines = [
         _timeline(each, alignment, program, number)
@@ -328,8 +329,7 @@ def _laid_notes(
             f"name in the trace: up to {longest.unnamed_ns / 1e6:.3f} ms are taken to be that"
         )
     idle = max(each.idle_ns for ranks in laid for each in ranks)
-    shortest = min(_length(ranks) for ranks in laid)
-    if idle > shortest / 100:
+    if idle > _shortest(laid) / 100:
         notes.append(
             f"up to {idle / 1e6:.3f} ms an iteration a rank did nothing before a pass that waits "
             "for no message: for its own sends, its data, or what is not annotated; the model "
@@ -344,6 +344,11 @@ def _laid_notes(
             "iterations end with the last pass"
         )
     return notes
+
+
+def _shortest(laid: Sequence[Sequence[Laid]]) -> int:
+    """How long the busiest rank took for the quickest iteration."""
+    return min(_length(ranks) for ranks in laid)
 
 
 def _length(laid: Sequence[Laid]) -> int:

@@ -23,6 +23,10 @@ from sim.traces.stream import TraceError, TraceFile, nanoseconds
 
 _WORK = frozenset({"cpu_op", "kernel", "gpu_memcpy", "gpu_memset"})
 _MAX_TOLD = 3
+_LONG_NAME = 60
+_LONGEST_NS = 1 << 61
+"""73 years: three of them still add up in 64 bits."""
+_DIGITS = 10
 _NS = NDArray[np.int64]
 Track = tuple[object, object]
 
@@ -76,7 +80,7 @@ def read_kineto(path: Path) -> RankTrace:
         if event.get("ph") == "X":
             found.take(event, path)
     if found.wrong:
-        names = ", ".join(sorted(found.wrong)[:_MAX_TOLD])
+        names = ", ".join(name[:_LONG_NAME] for name in sorted(found.wrong)[:_MAX_TOLD])
         raise TraceError(
             f"{path}: {len(found.wrong)} names are no actions, as {names}: write stage, kind and "
             f"microbatch, as `{OWN}2F0` for the forward pass of microbatch 0 on stage 2"
@@ -87,10 +91,19 @@ def read_kineto(path: Path) -> RankTrace:
     host = file.header.get("host_name")
     return found.settled(
         path,
-        base_ns=int(base_ns) if str(base_ns).isdecimal() else 0,
+        base_ns=_base(base_ns, path),
         rank=rank if isinstance(rank, int) else None,
         host=str(host) if host else None,
     )
+
+
+def _base(base_ns: object, path: Path) -> int:
+    digits = str(base_ns)
+    if not digits.isdecimal():
+        return 0
+    if len(digits) > len(str(_LONGEST_NS)) or int(digits) > _LONGEST_NS:
+        raise TraceError(f"{path}: `baseTimeNanoseconds` {digits[:_LONG_NAME]} is no time")
+    return int(digits)
 
 
 def _intervals() -> dict[Track, tuple[array[int], array[int]]]:
@@ -108,11 +121,11 @@ class _Found:
     other: Counter[str] = field(default_factory=Counter)
 
     def take(self, event: Mapping[str, Any], path: Path) -> None:
-        category = event.get("cat")
+        category = str(event.get("cat"))
         if category in _WORK:
             if not (category == "cpu_op" and is_carrier(str(event.get("name")))):
                 start, end = _range(event, path)
-                starts, ends = self.work[event.get("pid"), event.get("tid")]
+                starts, ends = self.work[_track(event)]
                 starts.append(start)
                 ends.append(end)
         elif category == "user_annotation" or category == "gpu_user_annotation":
@@ -122,7 +135,7 @@ class _Found:
         name = str(event.get("name"))
         if name.startswith(STEP):
             number = name[len(STEP) :]
-            if on_host and number.isdecimal():
+            if on_host and number.isdecimal() and len(number) < _DIGITS:
                 self.steps[int(number)] = _range(event, path)
             return
         if is_receive(name):
@@ -137,12 +150,13 @@ class _Found:
         if named is None:
             self.other[name.partition(":")[0]] += 1
             return
-        track = (event.get("pid"), event.get("tid"))
         args = event.get("args")
         external = args.get("External id") if isinstance(args, dict) else None
         kept = self.host if on_host else self.device
         start, end = _range(event, path)
-        kept.append(Annotation(named, start, end, track, external, start))
+        if not isinstance(external, int | str):
+            external = None
+        kept.append(Annotation(named, start, end, _track(event), external, start))
 
     def settled(self, path: Path, *, base_ns: int, rank: int | None, host: str | None) -> RankTrace:
         if not any(_is_pass(a) for a in self.host):
@@ -237,10 +251,17 @@ def _launched(host: Sequence[Annotation], device: Sequence[Annotation]) -> list[
     return found
 
 
+def _track(event: Mapping[str, Any]) -> Track:
+    return str(event.get("pid")), str(event.get("tid"))
+
+
 def _range(event: Mapping[str, Any], path: Path) -> tuple[int, int]:
     try:
         start = nanoseconds(event["ts"])
-        return start, start + max(0, nanoseconds(event.get("dur", 0)))
+        long = max(0, nanoseconds(event.get("dur", 0)))
+        if max(abs(start), long) > _LONGEST_NS:
+            raise ValueError("no clock shows such times")
+        return start, start + long
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TraceError(
             f"{path}: event {event.get('name')!r} has no time: ts {event.get('ts')!r}, dur "

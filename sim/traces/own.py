@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from scenarios.schema import Scenario
 from sim.measurement import Measurement
-from sim.schedule.actions import NotationError, parse_action
+from sim.schedule.actions import COMPUTE, parse_action
 from sim.schedule.build import build_program
 from sim.timeline.spans import LANES, Lane, Span, Timeline
 from sim.timeline.trace import BESIDE, rank_of
@@ -47,7 +49,7 @@ def read_own(path: Path) -> tuple[Timeline, dict[str, object]]:
             Span(rank_of(process), lanes[process, track], parse_action(name), start, end)
             for process, track, name, start, end in found
         )
-    except (KeyError, TypeError, StopIteration, NotationError, AttributeError) as error:
+    except (KeyError, TypeError, StopIteration, ValueError, AttributeError) as error:
         raise TraceError(f"{path}: is damaged, or was changed: {error!r}") from error
     other = file.header["otherData"]
     return (
@@ -74,8 +76,14 @@ def import_own(scenario: Scenario, paths: Sequence[Path]) -> Measurement:
                 f"{path}: is of {other.get('scenario')} with other settings than {scenario.name} "
                 "has now: give that scenario with the same --set"
             )
-        if timeline.num_ranks != build_program(scenario).num_ranks:
+        program = build_program(scenario)
+        if timeline.num_ranks != program.num_ranks:
             raise TraceError(f"{path}: is damaged: it has {timeline.num_ranks} ranks")
+        ran = Counter(s.action for s in timeline.spans if s.action.kind in COMPUTE)
+        if ran != Counter(chain(*program.schedule.orders)):
+            raise TraceError(f"{path}: is damaged: it has not every pass once")
+        if any(s.end_ns < s.start_ns or s.rank < 0 for s in timeline.spans):
+            raise TraceError(f"{path}: is damaged: it has a span of no rank, or of negative time")
         timelines.append(timeline)
     return Measurement(
         scenario=scenario,

@@ -8,6 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from io import TextIOWrapper
+from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -100,7 +101,11 @@ class TraceFile:
                 at_end = error.pos >= len(self._text) - _WORD or error.msg[:12] == "Unterminated"
                 if at_end and self._more():
                     continue
-                raise (self._cut_short() if at_end else self._damaged(error)) from error
+                raise (
+                    self._cut_short() if at_end else self._damaged(error.msg, error.pos)
+                ) from error
+            except (RecursionError, ValueError) as error:  # Brackets, or a number, without end.
+                raise self._damaged(str(error), self._at) from error
             # A number may go on in what is not read yet.
             if end == len(self._text) and self._more():
                 continue
@@ -137,10 +142,10 @@ class TraceFile:
             "stopped while it wrote, or the disk was full; export the trace again"
         )
 
-    def _damaged(self, error: json.JSONDecodeError) -> TraceError:
-        near = self._text[max(0, error.pos - 20) : error.pos + 20]
+    def _damaged(self, why: str, at: int) -> TraceError:
+        near = self._text[max(0, at - 20) : at + 20]
         return TraceError(
-            f"{self.path}: is no JSON after {self.num_events:,} events, near {near!r}: {error.msg}"
+            f"{self.path}: is no JSON after {self.num_events:,} events, near {near!r}: {why}"
         )
 
     def _no_trace(self) -> TraceError:
@@ -159,6 +164,9 @@ def nanoseconds(microseconds: str | int) -> int:
         return microseconds * 1000
     whole, _, part = microseconds.partition(".")
     if not part.isdecimal() or not whole.lstrip("-").isdecimal():
-        return round(float(microseconds) * 1000)
+        exact = float(microseconds) * 1000
+        if not isfinite(exact):
+            raise ValueError(f"{microseconds} is too long for a time")
+        return round(exact)
     digits = int(part[:3].ljust(3, "0"))
     return int(whole) * 1000 + (-digits if whole.startswith("-") else digits)

@@ -141,3 +141,42 @@ def test_a_run_of_epochs_is_told_to_be_one(
     given = ("import-trace", "local-elastic-vit", "t.json", "-o", tmp_path / "m.json")
     code, _, err = call(capsys, *given)
     assert code == 2 and "is a run of epochs" in err and "elastic=null" in err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"name":"0F3"', '"name":"0F2"', "it has not every pass once"),
+        ('"pid":1000', '"pid":-5000', "a span of no rank"),
+        ('"dur":', '"dur":-', "a span of no rank, or of negative time"),
+        ('"ts":', '"ts":1e999,"was":', "is damaged, or was changed"),
+    ],
+)
+def test_our_own_trace_that_was_changed_is_told(
+    old: str, new: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "t.json.gz"
+    write_measured_trace(trace, measured("local-2rank"), force=False)
+    text = gzip.decompress(trace.read_bytes()).decode()
+    trace.write_bytes(gzip.compress(text.replace(old, new).encode()))
+    code, _, err = call(capsys, "import-trace", "local-2rank", trace, "-o", tmp_path / "m.json")
+    assert code == 2 and told in err, err
+
+
+def test_what_is_read_is_never_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "m.json"
+    file.write_text("{}")
+    other = tmp_path / "beside" / ".." / "m.json"
+    (tmp_path / "beside").mkdir()
+    for tokens in (
+        ("report", file, "-o", other, "--force"),
+        ("calibrate", file, "-o", other, "--force"),
+        ("import-trace", "local-2rank", file, "-o", other, "--force"),
+        ("validate", "local-2rank", "--measured", file, "--report", other, "--force"),
+        ("calibrate", "--runs", file, "--device", "a100-80gb", "--report", other, "--force"),
+    ):
+        code, _, err = call(capsys, *tokens)
+        assert code == 2 and "is what is read: give the output a name of its own" in err, err
+        assert file.read_text() == "{}"

@@ -402,6 +402,61 @@ def test_wrong_traces_are_told(change: Change, told: str, tmp_path: Path) -> Non
         imported(found.scenario, tmp_path, events)
 
 
+def _also(**fields: Any) -> Change:
+    """One more event, with something in it that no profiler writes."""
+
+    def change(events: Events) -> None:
+        events[0].insert(1, event("aten::odd", 0, 1, "cpu_op") | fields)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _also(pid=[1]),
+        _also(tid={}),
+        _also(cat=[1]),
+        _also(name=["pipetwin:0F0"], cat="user_annotation"),
+        _also(name="Forward " + "9" * 5000, cat="user_annotation"),
+        _also(name="ProfilerStep#" + "9" * 5000, cat="user_annotation"),
+        _also(name="PP:" + "9" * 5000 + "F0", cat="user_annotation"),
+    ],
+)
+def test_odd_events_are_passed_over(change: Change, tmp_path: Path) -> None:
+    found = predicted()
+    events = events_of(found.timeline, step=4)
+    change(events)
+    result = imported(found.scenario, tmp_path, events)
+    assert abs(result.measurement.iteration_ns - found.timeline.iteration_ns) <= 1_000
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_also(ts=10**30), "event 'aten::odd' has no time"),
+        (_also(dur=10**30), "event 'aten::odd' has no time"),
+        (_rename("0F2", "pipetwin:" + "9" * 5000 + "F2"), "1 names are no actions, as pipetwin:9"),
+    ],
+)
+def test_numbers_beyond_all_measure_are_told(change: Change, told: str, tmp_path: Path) -> None:
+    found = predicted()
+    events = events_of(found.timeline, step=4)
+    change(events)
+    with pytest.raises(TraceError, match=told):
+        imported(found.scenario, tmp_path, events)
+
+
+def test_hosts_of_one_name_whose_clocks_cannot_be_one_are_aligned(tmp_path: Path) -> None:
+    """Containers are often all called alike."""
+    found = predicted()
+    events = [rank_events(found.timeline, r, shift_ns=AN_HOUR_NS * r) for r in range(2)]
+    apart = imported(found.scenario, tmp_path, events, hosts=["localhost", "localhost"])
+    assert abs(apart.alignments[0].offsets_ns[1] + AN_HOUR_NS) < 1_000
+    assert abs(apart.measurement.iteration_ns - found.timeline.iteration_ns) <= 1_000
+    assert any("clocks of 2 hosts are aligned" in note for note in apart.notes)
+
+
 def test_traces_without_annotations_are_told(tmp_path: Path) -> None:
     scenario = load("local-2rank").scenario
     events = [[event("aten::mm", 0, 10, "cpu_op"), event("Optimizer.step#SGD.step", 20, 30)]] * 2

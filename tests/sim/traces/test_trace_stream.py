@@ -27,6 +27,8 @@ def test_times_of_other_forms() -> None:
     assert nanoseconds("1.5e3") == 1_500_000
     with pytest.raises(ValueError, match="could not"):
         nanoseconds("soon.")
+    with pytest.raises(ValueError, match="too long for a time"):
+        nanoseconds("1e400")
 
 
 EVENTS = [event(f"aten::op{n}", 1000 * n + n, 1000 * n + 900, "cpu_op") for n in range(40)]
@@ -71,6 +73,17 @@ def test_damage_is_told_with_its_place(tmp_path: Path) -> None:
     assert broken != TEXT
     path.write_text(broken)
     with pytest.raises(TraceError, match=r"is no JSON after 20 events, near .*aten::op20"):
+        list(TraceFile(path).events())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"a": ' * 100_000, '{"traceEvents": [' + "[" * 100_000, '{"a": ' + "9" * 5000],
+)
+def test_what_has_no_end_is_damage(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(text + ' , "traceEvents": []}')
+    with pytest.raises(TraceError, match="is no JSON after 0 events"):
         list(TraceFile(path).events())
 
 
