@@ -94,7 +94,8 @@ def place(placement: str) -> str:
 
 
 COMPACT = (
-    "t, p, d: tensor, pipeline, data degree; b: microbatch; sp: sequence parallel; zero1, zero3: "
+    "t, p, d: tensor, pipeline, data degree; b: microbatch; interleaved:3 has 3 chunks a rank, "
+    "1f1b:4 cuts sequences into 4 token slices; sp: sequence parallel; zero1, zero3: "
     "optimizer state or all sharded; overlapped: reductions; t-p-d and so on: placement, innermost "
     "first, where not t-d-p"
 )

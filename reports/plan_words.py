@@ -11,6 +11,9 @@ from sim.planner.layouts.found import Alternative, Candidate, Space
 
 MEMORY_INPUT = "With more or less memory the time is that of the layout which is best then."
 """A layout's own time does not hang on the device's memory."""
+FULL, ROOMY = 0.95, 0.9
+"""Shares of a device's memory: from which on a layout is told to be nearly full, and which one that
+leaves room fills at most; what an allocator loses is not modelled."""
 OBJECTIVES = {"time": "time", "cost": "cost", "gpus": "the fewest GPUs"}
 
 
@@ -109,6 +112,33 @@ def searched(answer: PlanAnswer) -> str:
         f"{words.count(sum(s.over_memory for s in spaces))} do not fit in memory, "
         f"{words.count(sum(s.bounded for s in spaces))} cannot be better by a proved lower bound, "
         f"{words.count(sum(s.simulated for s in spaces))} were simulated ({took}{rate})."
+    )
+
+
+def tight(answer: PlanAnswer) -> str:
+    """That the best leaves hardly any memory, and the fastest layout found on as many devices that
+    leaves a tenth; empty where there is room."""
+    found, capacity = answer.found, answer.capacity_bytes
+    if not found.ranked or found.best.peak_bytes < FULL * capacity:
+        return ""
+    best = found.best
+    text = (
+        f"The best fills {words.percent(best.peak_bytes / capacity)} of a device's memory, without "
+        "what an allocator loses, which is not modelled"
+    )
+    roomy = [
+        c
+        for c in (*found.ranked, *found.front)
+        if c.num_devices == best.num_devices and c.peak_bytes <= ROOMY * capacity
+    ]
+    if not roomy:
+        return f"{text}; no layout found leaves a tenth free."
+    other = min(roomy, key=lambda c: (c.iteration_ns, c.peak_bytes))
+    more = words.percent(other.iteration_ns / best.iteration_ns - 1, signed=True)
+    return (
+        f"{text}; the fastest found that leaves a tenth free is "
+        f"{layout_words.compact(other.plan, answer.only)}: {more} "
+        f"({words.duration(other.iteration_ns)}), {words.size(other.peak_bytes)}."
     )
 
 

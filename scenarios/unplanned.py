@@ -92,6 +92,11 @@ def unplanned(
         raise CannotPlan(
             f"{name} is a model: give the sequences of one iteration, as `--batch 1536`"
         )
+    if batch is None and not is_model and not _has_batch(scenario.plan):
+        raise CannotPlan(
+            f"{name} does not say how many sequences an iteration has: give them as "
+            "`--batch 1536`, or in the file as `plan: {global_batch: 1536}`"
+        )
     if batch is not None and batch < 1:
         raise CannotPlan(
             f"--batch {batch}: an iteration has at least one sequence, as --batch 1536"
@@ -290,6 +295,12 @@ def _baseline(plan: Plan, batch: int | None) -> tuple[Plan, list[str]]:
         changes |= {"schedule": "1f1b", "schedule_file": None, "schedule_order": None, "chunks": 1}
         notes.append("the scenario's given order is not searched: its layout is taken with 1F1B")
     return replace(plan, global_batch=batch or _sequences(plan), **changes), notes  # type: ignore[arg-type]
+
+
+def _has_batch(plan: Plan) -> bool:
+    """Whether a plan states its batch: without, it is what its layout happens to hold."""
+    stated = (plan.global_batch, plan.microbatches, plan.microbatch_groups)
+    return any(field is not None for field in stated) or plan.schedule == "given"
 
 
 def _sequences(plan: Plan) -> int:

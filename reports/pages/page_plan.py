@@ -150,7 +150,7 @@ def layouts_section(answer: PlanAnswer) -> Section:
     best = plan_tables.layouts(answer)
     winner = layout_words.layout(answer.found.best.plan, answer.only)
     lists: list[tuple[str, tuple[str, ...]]] = [
-        ("The best", (winner,)),
+        ("The best", tuple(filter(None, (winner, plan_words.tight(answer))))),
         ("How layouts are written", (layout_words.COMPACT,)),
     ]
     if best.alike:

@@ -21,7 +21,8 @@ from sim.prediction import rates
 _FRONT = 10
 """Rows of the front in a terminal."""
 _HEADS = (
-    "t, p, d: tensor, pipeline, data degree; mb: sequences of a microbatch; sp: sequence parallel; "
+    "t, p, d: tensor, pipeline, data degree; mb: sequences of a microbatch; interleaved:3 has 3 "
+    "chunks a rank, 1f1b:4 cuts sequences into 4 token slices; sp: sequence parallel; "
     "shard: zero1 the optimizer's state, zero3 all; reduce: gradients after or beside the passes; "
     "place: innermost first"
 )
@@ -53,6 +54,8 @@ def _show_found(out: Console, answer: PlanAnswer) -> None:
     found = answer.found
     best = plan_tables.ranked(answer)
     out.print(f"The best: {plain(layout_words.layout(found.best.plan, answer.only))}.")
+    if tight := plan_words.tight(answer):
+        out.print(plain(tight))
     out.print()
     wide(out, rich(best.table))
     if best.alike:

@@ -84,6 +84,31 @@ def test_notes_say_what_is_unknown(answer: PlanAnswer) -> None:
     assert "blocking messages; --set" not in told
 
 
+def test_a_best_layout_that_fills_the_memory_is_told_with_one_that_leaves_room(
+    answer: PlanAnswer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, capacity = answer.found, answer.capacity_bytes
+    best, slow, lean = found.ranked[:3]
+    full = replace(best, peak_bytes=int(0.96 * capacity))
+    near = replace(slow, peak_bytes=int(0.91 * capacity), num_devices=full.num_devices)
+    free = replace(lean, peak_bytes=int(0.8 * capacity), num_devices=full.num_devices)
+
+    def told(*ranked: Candidate) -> str:
+        whole = replace(answer, found=replace(found, ranked=ranked, front=ranked))
+        text = " ".join(plan_words.tight(whole).split())
+        assert text in " ".join(" ".join(shown(whole, 120, monkeypatch)).split())
+        return text
+
+    assert told(free, full) == ""
+    text = told(full, near, free)
+    assert "fills 96.0 % of a device's memory" in text
+    assert layout_words.compact(free.plan) in text and "80 %" not in text
+    slower = free.iteration_ns / full.iteration_ns - 1
+    assert f"+{100 * slower:.1f} %" in text
+    elsewhere = replace(free, num_devices=2 * full.num_devices)
+    assert told(full, near, elsewhere).endswith("no layout found leaves a tenth free.")
+
+
 def test_json_has_every_layout(answer: PlanAnswer) -> None:
     data = plan_json(answer)
     ranked = data["ranked"]

@@ -61,6 +61,17 @@ def test_a_model_without_a_run_of_its_own_needs_a_batch() -> None:
     assert scenario.plan.p2p == "blocking" and scenario.plan.scatter_gather
 
 
+def test_a_scenario_that_does_not_state_its_batch_is_asked_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("extends: clusters/dgx-h100\nmodel: {layers: 48, hidden: 6144, heads: 48}\n")
+    given = ["model.sequence=2048", "model.vocabulary=51200"]
+    with pytest.raises(CannotPlan, match=r"how many sequences.*--batch 1536.*global_batch"):
+        unplanned(str(file), given)
+    assert unplanned(str(file), given, batch=64).loaded.scenario.plan.num_sequences == 64
+    counted = unplanned(str(file), [*given, "plan.global_batch=32"])
+    assert counted.loaded.scenario.plan.num_sequences == 32
+
+
 def test_a_scenario_keeps_its_batch_on_other_numbers_of_devices() -> None:
     asked = unplanned("megatron/175b", gpus=(256, 512))
     scenario = asked.loaded.scenario
