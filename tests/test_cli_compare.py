@@ -78,6 +78,20 @@ def test_variants_and_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert result["names"] == {"a": "now", "b": HOSTILE} and result["work"] == "unknown"
 
 
+def test_scenarios_of_one_name_are_called_by_their_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / "mine.yaml", tmp_path / "best.yaml"]
+    for path, count in zip(paths, (4, 8), strict=True):
+        path.write_text(
+            f"extends: local/local-2rank\nname: ours\nplan: {{microbatches: {count}}}\n"
+        )
+    a, b = map(str, paths)
+    assert found(capsys, a, b)["names"] == {"a": "mine", "b": "best"}
+    again = found(capsys, a, a, "--set-b", "plan.microbatches=8")
+    assert again["names"] == {"a": "A", "b": "B"}
+
+
 def test_measured_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, several = tmp_path / "one.json.gz", tmp_path / "several.json"
     write_measurement(made("local-2rank"), one)

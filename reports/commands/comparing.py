@@ -69,7 +69,7 @@ def compare(
     ):
         told(f"{letter.upper()}: {name}")
         found.append(_side(letter, name, asked.both, own, used, engine))
-    a, b = _named(found[0], found[1], asked.names)
+    a, b = _named(found[0], found[1], asked)
     result = differences(a, b)
     if report is not None:
         _write(report, result, force=force)
@@ -183,10 +183,11 @@ def _measurement(path: Path, variant: str | None) -> Measurement:
     return own[0]
 
 
-def _named(a: Side, b: Side, names: str) -> tuple[Side, Side]:
+def _named(a: Side, b: Side, asked: Asked) -> tuple[Side, Side]:
     """Both sides with what they are called: as asked for, or by their scenarios where these differ,
-    as a run and its prediction where only one is measured, else A and B."""
-    if names:
+    as a run and its prediction where only one is measured, by their files (a plan's best layout
+    keeps its scenario's name), else A and B."""
+    if names := asked.names:
         given = [text.strip() for text in names.split(",")]
         if len(given) != 2 or not all(given) or given[0] == given[1]:
             raise InputError(f"--names {names}: gives two different names, as --names now,new")
@@ -196,4 +197,13 @@ def _named(a: Side, b: Side, names: str) -> tuple[Side, Side]:
         labels = (a.scenario.name, b.scenario.name)
     elif a.origin != b.origin:
         labels = (_CALLED[a.origin], _CALLED[b.origin])
+    else:
+        stems = (_stem(asked.a), _stem(asked.b or ""))
+        labels = stems if all(stems) and stems[0] != stems[1] else labels
     return replace(a, label=labels[0]), replace(b, label=labels[1])
+
+
+def _stem(name: str) -> str:
+    """The name of a file without its folder and ending; empty where it is no file."""
+    path = Path(split_name(name)[0])
+    return path.stem if kind_of_path(path) == "file" else ""
