@@ -98,6 +98,10 @@ _SPELT = {
 }
 
 
+_POWERS = {"b": 9, "bn": 9, "billion": 9, "million": 6, "trillion": 12}
+_SPELT_COUNT = rf"(?P<number>[0-9]{{1,9}}(\.[0-9]{{1,9}})?)\s*(?P<power>{'|'.join(_POWERS)})"
+
+
 def _meant(value: str, pattern: str) -> str | None:
     """What a quantity with another spelling of its unit means, as `100 Gbps`; None if unclear."""
     match = re.fullmatch(rf"\s*{_NUMBER}\s*(?P<unit>[A-Za-zµ/]+)\s*", value[:_MAX_LENGTH])
@@ -186,6 +190,9 @@ def parse_count(value: Any) -> int:
     if isinstance(value, (int, float)):
         amount = Fraction(value) if math.isfinite(value) else Fraction(-1)
     else:
+        if isinstance(value, str) and (spelt := re.fullmatch(_SPELT_COUNT, value.strip().lower())):
+            meant = f"{spelt['number']}e{_POWERS[spelt['power']]}"
+            raise UnitError(f"{value!r} is not a count: did you mean `{meant}`?")
         match = _parse(value, rf"{_NUMBER}\s*{_PREFIX}", "a count", "300e9")
         amount = _number(match["number"]) * _PREFIXES[match["prefix"]]
     if amount < 0 or amount.denominator != 1:
@@ -207,18 +214,20 @@ class Reader:
 
 
 def _field(
-    parse: Callable[[Any], Any], example: str, *, bare: bool = False
+    parse: Callable[[Any], Any], example: str, *, bare: bool = False, unit: str = ""
 ) -> tuple[Any, Any, Reader]:
     """The validator of a field with a unit.
 
     Objects made in Python, and measurements read back, hold numbers in base units; in a scenario
     file (validated with the context IN_FILE) a number without its unit is refused, unless `bare`.
+    unit: the only one there is, with the number's place in braces.
     """
 
     def validate(value: Any, info: ValidationInfo) -> Any:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if number and value != 0 and not bare and info.context == IN_FILE:
-            raise UnitError(f"{value!r} has no unit: write it with one, as `{example}`")
+            works = unit.format(value) if unit and value > 0 else example
+            raise UnitError(f"{value!r} has no unit: write it with one, as `{works}`")
         return parse(value)
 
     schema = {"type": ["string", "number"] if bare else "string", "examples": [example]}
@@ -230,7 +239,7 @@ BytesPerSecond = Annotated[float, *_field(parse_bytes_per_s, "200 Gbit/s")]
 FlopsPerSecond = Annotated[float, *_field(parse_flops_per_s, "312 TFLOP/s")]
 DurationNs = Annotated[int, *_field(parse_duration_ns, "18.522 ms")]
 LongDurationNs = Annotated[int, *_field(parse_duration_ns, "1.5 h")]
-DollarsPerHour = Annotated[float, *_field(parse_dollars_per_hour, "$2.10/h")]
+DollarsPerHour = Annotated[float, *_field(parse_dollars_per_hour, "$2.10/h", unit="${}/h")]
 Count = Annotated[int, *_field(parse_count, "300e9", bare=True)]
 
 

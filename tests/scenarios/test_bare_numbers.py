@@ -14,6 +14,8 @@ from scenarios.schema import Link
         ("local-2rank", "cluster.intra_node.latency=8", "18.522 ms"),
         ("megatron/175b", "training.device_mtbf=50700", "1.5 h"),
         ("local-2rank", "cluster.device.memory=80", "80 GiB"),
+        ("megatron/175b", "cluster.price_per_device_hour=1.45", "as `$1.45/h`"),
+        ("megatron/175b", "cluster.price_per_device_hour=-2", "as `$2.10/h`"),
         ("replay/stage-times", "costs.forward=18", "18.522 ms"),
     ],
 )

@@ -75,6 +75,15 @@ def test_refuses_with_a_value_that_works(
     parse(example)
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"), [("600B", "600e9"), ("1.4 Trillion", "1.4e12"), ("300 billion", "300e9")]
+)
+def test_counts_in_words_are_told_as_numbers(text: str, meant: str) -> None:
+    with pytest.raises(units.UnitError, match=f"did you mean `{meant}`"):
+        units.parse_count(text)
+    assert units.parse_count(meant) == float(meant)
+
+
 def test_a_unit_of_time_that_is_none_is_told_which_are() -> None:
     with pytest.raises(units.UnitError, match=r"ns, us, ms, s, min, h or d\)"):
         units.parse_duration_ns("3 days")
