@@ -31,8 +31,14 @@ def write_whole(path: Path, data: bytes | str, *, force: bool = False) -> None:
 
 
 def check_writable(path: Path, *, force: bool = False) -> None:
-    """Raise FileExistsError or FileNotFoundError now rather than after long work."""
-    if path.exists() and not force:
+    """Raise now rather than after long work: FileExistsError, FileNotFoundError, PermissionError,
+    IsADirectoryError (also for devices and pipes, which are never replaced)."""
+    if path.exists() and not path.is_file():
+        what = "a directory" if path.is_dir() else "no file but a device or a pipe"
+        raise IsADirectoryError(f"{path} is {what}: choose another name")
+    if os.path.lexists(path) and not force:
         raise FileExistsError(f"{path} exists: choose another name, or pass --force to replace it")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is not a directory: make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path.parent} cannot be written to: choose another directory")

@@ -183,5 +183,5 @@ def _document(path: Path) -> Any:
         return json.loads(data)
     except OSError as error:
         raise ElasticFileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, RecursionError) as error:
         raise ElasticFileError(f"{path}: not JSON: {error}") from error

@@ -125,7 +125,7 @@ def read_measurements(path: Path) -> tuple[Measurement, ...]:
         document = json.loads(data)
     except OSError as error:
         raise MeasurementError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, RecursionError) as error:
         raise MeasurementError(f"{path}: not JSON: {error}") from error
     documents: Any = [document]
     if isinstance(document, dict) and document.get("format") == _FORMAT_OF_SEVERAL:

@@ -1,6 +1,12 @@
 """What hasty users are told: what is wrong, what was meant, and which command takes it."""
 
 import gzip
+import importlib.abc
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -31,6 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text(text)
     (tmp_path / "binary.yaml").write_bytes(b"\x00\x01\xff")
     (tmp_path / "trace.json.gz").write_bytes(gzip.compress(b'{"traceEvents": []}'))
+    (tmp_path / "deep.json").write_text("[" * 100_000)
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -164,6 +171,9 @@ def test_what_is_meant_by_a_unit_is_a_value_that_works(parse, text: str, meant: 
         (("simulate", ""), "neither a file nor in the catalogue"),
         (("simulate", "local-2rank", "--profile", "folder"), "directory"),
         (("simulate", "local-2rank", "--report", "no/where/r.html"), "is not a directory"),
+        (("simulate", "local-2rank", "--report", "folder", "--force"), "folder is a directory"),
+        (("report", "deep.json", "-o", "r.html"), "not JSON: maximum recursion depth"),
+        (("calibrate", "deep.json"), "not JSON: maximum recursion depth"),
     ],
 )
 def test_files_of_another_kind(
@@ -186,3 +196,46 @@ def test_a_part_of_the_catalogue_is_told_from_a_scenario(
     assert "is a device, no scenario" in told(capsys, "simulate", "a100-80gb")
     assert "is a cluster, no scenario" in told(capsys, "run", "dgx-a100")
     assert "plan.pipelin" in told(capsys, "simulate", "gpt3-175b", "--set", "plan.pipelin=2")
+
+
+def test_links_and_pipes_are_not_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "link").symlink_to("nowhere")
+    assert "link exists" in told(capsys, "simulate", "local-2rank", "--report", "link")
+    os.mkfifo(folder / "pipe")
+    said = told(capsys, "simulate", "local-2rank", "--report", "pipe", "--force")
+    assert "pipe is no file but a device or a pipe" in said
+    assert (folder / "pipe").is_fifo()
+    (folder / "a").symlink_to("b")
+    said = told(capsys, "simulate", "local-2rank", "--report", "b", "--trace", "a")
+    assert "two outputs have the same name" in said
+
+
+class _Without(importlib.abc.MetaPathFinder):
+    """A machine that lacks a library."""
+
+    def __init__(self, library: str) -> None:
+        self.library = library
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: object = None
+    ) -> ModuleSpec | None:
+        if name.partition(".")[0] == self.library:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None
+
+
+def test_a_library_that_is_not_there_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("torch", "executor")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [_Without("torch"), *sys.meta_path])
+    assert "this needs torch, which is not installed" in told(capsys, "run", "local-2rank")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_harm_nothing(folder: Path, closed: str) -> None:
+    command = f'"{sys.executable}" -m pipetwin simulate local-2rank --trace t.json.gz {closed}'
+    done = subprocess.run(command, shell=True, check=False, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert gzip.decompress((folder / "t.json.gz").read_bytes()).startswith(b"{")

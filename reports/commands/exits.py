@@ -8,11 +8,20 @@ import sys
 from cyclopts import App, CycloptsError
 
 
+def _without_closed_streams() -> None:
+    """Give what a caller closed (`>&-`) somewhere to go, that its number is no file's of ours."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
 def run(app: App, tokens: list[str]) -> int:
     """Run one command line and return its exit code; errors become one message on stderr.
 
     Raises what is not the user's to mend.
     """
+    _without_closed_streams()
     try:
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()

@@ -31,6 +31,8 @@ from sim.schedule.torch_csv import compute_csv, program_csv, read_csv
 from sim.traffic.found import Traffic
 from sim.what_if.found import WhatIf
 
+_ROOMS = ("reports", "scenarios", "sim")
+
 
 class InputError(ValueError):
     """A command was asked for something that cannot be; the message says what would work."""
@@ -64,12 +66,32 @@ def exit_of_error(error: Exception, tokens: Sequence[str]) -> int:
         if any(token.startswith("--checkpoints") for token in tokens):
             sys.stderr.write("the same with --resume goes on from the last checkpoint\n")
         return 3
+    if isinstance(error, ModuleNotFoundError) and not _own_module(error.name):
+        sys.stderr.write(f"{_missing(str(error.name))}\n")
+        return 2
     if not is_bad_input(error):
         raise error
     from reports.commands.explaining import explained
 
     sys.stderr.write(f"{explained(error, tokens)}\n")
     return 2
+
+
+def _own_module(name: str | None) -> bool:
+    return name is None or name.partition(".")[0] in ("executor", "pipetwin", *_ROOMS)
+
+
+def _missing(name: str) -> str:
+    library = name.partition(".")[0]
+    if library == "torch":
+        return (
+            "this needs torch, which is not installed: `pip install torch`; simulate, plan, "
+            "compare and sweep work without it"
+        )
+    return (
+        f"this needs {library}, which is not installed: `pipetwin doctor` tells what works on this "
+        "machine, and what mends the rest"
+    )
 
 
 def check_outputs(
