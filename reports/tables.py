@@ -45,9 +45,10 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """Per column, whether any cell is a number."""
+        """Per column, whether any cell is a number; none of a table without rows."""
         return tuple(
-            any(c.value is not None for c in column) for column in zip(*self.rows, strict=True)
+            any(row[index].value is not None for row in self.rows)
+            for index in range(len(self.columns))
         )
 
 
