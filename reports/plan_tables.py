@@ -112,7 +112,11 @@ def layouts(answer: PlanAnswer) -> Ranked:
     shown, (kept, alike) = _shown(answer), _kept(answer)
     columns = [
         *_places(answer, shown),
-        *((k.name, [_value(k, c.plan, short=False) for _, c in shown]) for k in kept),
+        *(
+            # Spelt out it would be a column of three lines a row, beyond the page's edge.
+            (k.name, [_value(k, c.plan, short=k.field == "placement") for _, c in shown])
+            for k in kept
+        ),
     ]
     return Ranked(table=_table("The best layouts: what they are", columns), alike=alike)
 

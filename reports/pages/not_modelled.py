@@ -7,6 +7,7 @@ those of parts that it does not use are not told.
 from __future__ import annotations
 
 from reports import words
+from scenarios.schema import Scenario
 from sim.prediction import Prediction
 
 
@@ -74,6 +75,11 @@ def _computing(prediction: Prediction) -> list[str]:
             "smooth in the shape.",
         ),
         (
+            scenario.model is not None and _on_gpus(scenario),
+            "Fused attention (FlashAttention), which takes less time and memory: the scores pass "
+            "through memory, and are kept where they are not recomputed.",
+        ),
+        (
             plan.recomputation != "none",
             "Recomputation beside communication: it runs on its own, before the backward pass.",
         ),
@@ -98,12 +104,16 @@ def _computing(prediction: Prediction) -> list[str]:
             "Shared processors: what changing between ranks costs one.",
         ),
         (
-            scenario.cluster is not None and scenario.cluster.device.kind == "gpu",
+            _on_gpus(scenario),
             "Clocks: power caps and heat that slow a device under load, beyond what the "
             "efficiencies were measured with.",
         ),
     ]
     return [text for applies, text in found if applies]
+
+
+def _on_gpus(scenario: Scenario) -> bool:
+    return scenario.cluster is not None and scenario.cluster.device.kind == "gpu"
 
 
 def _communication(prediction: Prediction) -> list[str]:

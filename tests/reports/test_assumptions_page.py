@@ -23,10 +23,18 @@ def told(name: str, *overrides: str) -> str:
 
 def test_what_is_not_modelled_hangs_on_what_is_used() -> None:
     single = told("local-2rank", "plan.pipeline=1", "plan.data=1", "cluster.devices_per_node=1")
-    for word in ("Networks", "Collectives", "Messages", "Token slices", "Clocks", "copies"):
+    for word in (
+        "Networks",
+        "Collectives",
+        "Messages",
+        "Token slices",
+        "Clocks",
+        "copies",
+        "Fused",
+    ):
         assert word not in single, word
     large = told("megatron/175b")
-    for word in ("Networks", "Collectives", "All 64 copies", "Messages block", "Clocks"):
+    for word in ("Networks", "Collectives", "All 64 copies", "Messages block", "Clocks", "Fused"):
         assert word in large, word
     assert "Recomputation beside" in large and "Token slices" not in large
     assert "Failures, stragglers, jitter: the scenario states none" in large
