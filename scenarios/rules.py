@@ -11,6 +11,8 @@ from scenarios.schema import GivenCosts, Scenario, StageCosts
 
 Finding: TypeAlias = tuple[str, str]
 """Dotted path of a field, and what is wrong with it."""
+MAX_PASSES = 50_000_000
+"""Forward and backward passes of one iteration: a thousand times those of the largest published."""
 SMALLEST_BUCKET = 1 << 10
 """Bytes of gradients worth a reduction of their own; a model has too many smaller ones to cost."""
 
@@ -238,6 +240,20 @@ def _batch(scenario: Scenario) -> Iterator[Finding]:
         )
 
 
+def _size(scenario: Scenario) -> Iterator[Finding]:
+    """A typing error, not a plan: listing its passes would take all memory."""
+    plan = scenario.plan
+    passes = 2 * plan.num_stages * plan.num_microbatches
+    if passes > MAX_PASSES:
+        fit = max(1, MAX_PASSES // (2 * plan.num_stages))
+        yield (
+            "plan.microbatches",
+            f"{plan.num_microbatches} microbatches through {plan.num_stages} stages are {passes} "
+            f"passes, more than the {MAX_PASSES:,} of one iteration that can be simulated; "
+            f"`microbatches: {min(fit, 8 * plan.num_stages)}` would work",
+        )
+
+
 def _schedule_file(scenario: Scenario) -> Iterator[Finding]:
     plan = scenario.plan
     if plan.schedule == "given" and plan.schedule_file is None and plan.schedule_order is None:
@@ -402,6 +418,19 @@ RULES: tuple[Rule, ...] = (
             "plan.data",
         ),
         find=_batch,
+    ),
+    Rule(
+        reads=(
+            "plan.global_batch",
+            "plan.micro_batch",
+            "plan.microbatches",
+            "plan.microbatch_groups",
+            "plan.data",
+            "plan.pipeline",
+            "plan.chunks",
+            "plan.layers_per_stage",
+        ),
+        find=_size,
     ),
     Rule(reads=slice_rules.READS, find=slice_rules.find),
     Rule(reads=("plan.schedule", "plan.schedule_file", "plan.schedule_order"), find=_schedule_file),

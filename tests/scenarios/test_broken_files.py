@@ -241,6 +241,13 @@ BROKEN = {
         "2 does not divide by micro_batch 4 x data 1 = 4",
         "`global_batch: 4` would work",
     ),
+    "more microbatches than there can be": one(
+        GOOD + "  microbatches: 99999999999999999999\n",
+        "7:17",
+        "plan.microbatches",
+        "99999999999999999999 microbatches through",
+        "would work",
+    ),
     "global batch and microbatches": one(
         GOOD + "  microbatches: 4\n  global_batch: 8\n",
         "8:17",
