@@ -15,14 +15,6 @@ from sim.sides import Side
 from sim.timeline.memory import MemoryCurve
 
 LONGEST_VALUE = 120
-COST_FIGURES = (
-    "training_days",
-    "training_gpu_hours",
-    "training_cost_dollars",
-    "expected_days",
-    "expected_dollars",
-    "dollars_per_billion_tokens",
-)
 
 
 def fields_table(found: Differences) -> Table:

@@ -20,6 +20,15 @@ NOT_COMPARED = ("name", "description", "variants")
 WHOLE_PASSES = frozenset({"given", "measured"})
 """Categories of time that know a pass only as a whole."""
 COUNTS = ("devices", "sequences_per_iteration")
+COST_FIGURES = (
+    "training_days",
+    "training_gpu_hours",
+    "training_cost_dollars",
+    "expected_days",
+    "expected_dollars",
+    "dollars_per_billion_tokens",
+)
+"""Those of the whole training run."""
 FIGURES = (
     "iteration_s",
     "sequences_per_s",
@@ -35,12 +44,7 @@ FIGURES = (
     "inter_node_bytes_per_device",
     *COUNTS,
     "device_s_per_iteration",
-    "training_days",
-    "training_gpu_hours",
-    "training_cost_dollars",
-    "expected_days",
-    "expected_dollars",
-    "dollars_per_billion_tokens",
+    *COST_FIGURES,
 )
 """Names of the figures held side by side, those of `sim.prediction.summary` among them."""
 

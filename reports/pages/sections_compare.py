@@ -12,7 +12,7 @@ from reports.pages import charts, charts_compare, gantt
 from reports.pages.assumptions import assumptions_section
 from reports.pages.sections import Figure, Legend, Section, Tile, legend_of, window_note
 from reports.tables import Table
-from sim.differences import Differences
+from sim.differences import COST_FIGURES, Differences
 from sim.sides import Side
 
 
@@ -273,7 +273,7 @@ def cost_section(found: Differences) -> Section:
         "failures, checkpoints and slow devices in them, where the scenario states them. Money is "
         "device hours at the cluster's price.",
         figures=figures,
-        tables=(compare_tables.figures_table(found, "Cost", compare_tables.COST_FIGURES),),
+        tables=(compare_tables.figures_table(found, "Cost", COST_FIGURES),),
     )
 
 
