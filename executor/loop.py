@@ -101,9 +101,15 @@ def in_turn(
         position = len(others) + number
         whole = merged([turn[position] for turn in everything])
         cases.append(_judge(item, [turn[position] for turn in turns], profiles, whole))
+    rows = []
+    for position, item in enumerate(others):
+        whole = merged([turn[position] for turn in everything])
+        fitted = _judge(item, [turn[position] for turn in turns], profiles, whole)
+        rows.append(replace(fitted.row, judged=False))
     names = ", ".join(item.scenario.name for item in others)
     return LoopResult(
         cases=tuple(cases),
+        calibration=tuple(rows),
         profile=profiles[-1],
         note=f"calibrated on {names} in each of {len(turns)} rounds, alternating with the judged "
         f"runs; {pinning}{_rounds(rounds, len(everything), len(turns))}{_warning(cases)}",

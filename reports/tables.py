@@ -199,8 +199,13 @@ def error_table(comparison: Comparison) -> Table:
 
 
 def loop_table(rows: Sequence[LoopRow]) -> Table:
-    """The calibration loop's scenarios with their errors."""
+    """The calibration loop's scenarios with their errors, those judged apart from those calibrated
+    on."""
+    rows = sorted(rows, key=lambda row: not row.judged)
+    judged = sum(row.judged for row in rows)
+    groups = {0: "Judged", judged: "Calibrated on, not judged"} if judged < len(rows) else {}
     return Table(
+        groups=groups,
         caption="Scenarios of the calibration loop",
         columns=(
             "Scenario",

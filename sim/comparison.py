@@ -77,6 +77,8 @@ class LoopRow:
 
     run_to_run_spread: half the interquartile range of the iteration time over its median.
     predicted_ns, measured_ns: medians over the rounds.
+    judged: False for a scenario whose runs the profiles were calibrated on: how well it is met says
+    how well the profile fits, not how well it predicts.
     """
 
     scenario: str
@@ -86,6 +88,7 @@ class LoopRow:
     predicted_ns: int
     measured_ns: int
     rounds: int
+    judged: bool = True
 
 
 def compare(prediction: Prediction, measurement: Measurement) -> Comparison:

@@ -37,12 +37,14 @@ class LoopCase:
 class LoopResult:
     """A closed loop's cases, its last profile, and how it was made.
 
+    calibration: rows of the scenarios calibrated on, which are not judged.
     interrupted: whether it has fewer rounds than asked for.
     """
 
     cases: tuple[LoopCase, ...]
     profile: Profile
     note: str
+    calibration: tuple[LoopRow, ...] = ()
     interrupted: bool = False
 
     @property

@@ -124,7 +124,7 @@ def write_loop_report(
         first.loaded,
         measurement=first.measurement,
         comparison=first.comparison,
-        loop=tuple(case.row for case in result.cases),
+        loop=(*(case.row for case in result.cases), *result.calibration),
         force=force,
     )
 

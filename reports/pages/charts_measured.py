@@ -98,7 +98,7 @@ def runs(measurement: Measurement, comparison: Comparison) -> Chart:
 
 def parity(rows: Sequence[LoopRow]) -> Chart:
     """Predicted against measured iteration times around the diagonal, on logarithmic axes where
-    they span decades."""
+    they span decades; what was calibrated on as rings, which are not judged."""
     times = [t / 1e9 for row in rows for t in (row.predicted_ns, row.measured_ns)]
     low, high = min(times) / 1.2, max(times) * 1.2
     diagonal = {
@@ -110,18 +110,27 @@ def parity(rows: Sequence[LoopRow]) -> Chart:
         "line": {"color": color("muted"), "width": 1.2, "dash": "dot"},
         "hoverinfo": "skip",
     }
-    points = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "scenarios",
-        "x": [row.measured_ns / 1e9 for row in rows],
-        "y": [row.predicted_ns / 1e9 for row in rows],
-        "text": [row.scenario.replace("<", "&lt;") for row in rows],
-        "customdata": [percent(row.predictive_error, signed=True) for row in rows],
-        "marker": {"color": color("predicted"), "size": 10},
-        "hovertemplate": "%{text}<br>predicted %{y:.4g} s, measured %{x:.4g} s"
-        "<br>%{customdata}<extra></extra>",
-    }
+    full = {"color": color("predicted"), "size": 10}
+    ring = {"color": color("paper"), "size": 9, "line": {"color": color("predicted"), "width": 2}}
+    points = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": name,
+            "x": [row.measured_ns / 1e9 for row in own],
+            "y": [row.predicted_ns / 1e9 for row in own],
+            "text": [row.scenario.replace("<", "&lt;") for row in own],
+            "customdata": [percent(row.predictive_error, signed=True) for row in own],
+            "marker": marker,
+            "hovertemplate": f"%{{text}}, {name}<br>predicted %{{y:.4g}} s, measured %{{x:.4g}} s"
+            "<br>%{customdata}<extra></extra>",
+        }
+        for name, marker, own in (
+            ("calibrated on", ring, [row for row in rows if not row.judged]),
+            ("judged", full, [row for row in rows if row.judged]),
+        )
+        if own
+    ]
     axis: dict[str, object] = {"range": [low, high]}
     if high / low > _DECADE:
         marks = [m * 10.0**e for e in range(-9, 7) for m in (1, 2, 5)]
@@ -133,4 +142,4 @@ def parity(rows: Sequence[LoopRow]) -> Chart:
             "ticktext": [f"{mark:g}" for mark in marks],
         }
     x = {"title": {"text": "measured, s"}, **axis}
-    return chart_of([diagonal, points], 380, x, {"title": {"text": "predicted, s"}, **axis})
+    return chart_of([diagonal, *points], 380, x, {"title": {"text": "predicted, s"}, **axis})

@@ -30,6 +30,7 @@ def measured_section(
     """What was measured against what was simulated."""
     if measurement is None and comparison is None and not loop:
         return _NOTHING
+    judged = tuple(row for row in loop if row.judged)
     figures: list[Figure] = []
     found = []
     notes: list[str] = []
@@ -47,7 +48,7 @@ def measured_section(
         )
     if comparison is not None:
         notes += _errors(comparison)
-        notes += _which_runs(prediction, comparison, loop)
+        notes += _which_runs(prediction, comparison, judged)
         found.append(tables.error_table(comparison))
         if comparison.actions:
             figures.append(
@@ -66,13 +67,20 @@ def measured_section(
                 name="parity",
                 title="The calibration loop: predicted (simulated) against measured",
                 data=charts_measured.parity(loop),
-                legend=(("predicted", "a scenario"), ("line-muted", "where both are equal")),
+                legend=(
+                    ("predicted", "a judged scenario"),
+                    *(
+                        (("ring-predicted", "calibrated on, not judged"),)
+                        * (len(judged) < len(loop))
+                    ),
+                    ("line-muted", "where both are equal"),
+                ),
             )
         )
     return Section(
         name="measured",
         topic="Simulated against measured",
-        claim=_claim(measurement, comparison, loop),
+        claim=_claim(measurement, comparison, judged),
         reading="Errors are simulated over measured, less 1: above zero the simulation is too "
         "slow. An error smaller than the run-to-run spread is within the noise.",
         figures=tuple(figures),

@@ -293,7 +293,9 @@ def show_loop(result: Any, *, as_json: bool) -> None:
             for r in rows
         ]
         sets = [error_set("predictive", points), error_set("structural", structural)]
-        show_json({"sets": sets, "rows": [asdict(r) for r in rows], "note": result.note})
+        fitted = [asdict(row) for row in result.calibration]
+        found = {"sets": sets, "rows": [asdict(r) for r in rows], "calibration": fitted}
+        show_json({**found, "note": result.note})
         return
     out = console()
     table = plain_table(

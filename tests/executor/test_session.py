@@ -192,6 +192,9 @@ def test_the_closed_loop_judges_in_pairs() -> None:
         rounds=2,
     )
     assert [case.row.scenario for case in result.cases] == ["local-2rank", "local-2rank-gpipe"]
+    fitted = [(row.scenario, row.judged) for row in result.calibration]
+    assert fitted == [("calibrate-2rank-a", False), ("calibrate-2rank-b", False)]
+    assert all(case.row.judged for case in result.cases)
     assert result.worst_structural < 0.05
     assert all(1 <= case.row.rounds <= 2 for case in result.cases)
     assert all(case.comparison.calibrated for case in result.cases)

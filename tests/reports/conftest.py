@@ -65,6 +65,7 @@ def measurement(prediction: Prediction) -> Measurement:
 
 @pytest.fixture(scope="session")
 def loop() -> tuple[LoopRow, ...]:
+    """Four judged scenarios, and two that were calibrated on."""
     return tuple(
         LoopRow(
             scenario=HOSTILE if i == 0 else f"local-{i}",
@@ -74,6 +75,7 @@ def loop() -> tuple[LoopRow, ...]:
             predicted_ns=round(2e8 * 1.7**i * (0.97 + 0.01 * i)),
             measured_ns=round(2e8 * 1.7**i),
             rounds=1 + i % 2,
+            judged=i < 4,
         )
         for i in range(6)
     )

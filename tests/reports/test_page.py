@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from reports import tables, words
-from reports.pages import charts, gantt
+from reports.pages import charts, charts_measured, gantt
 from reports.pages.page import render, to_script
 from scenarios.loader import Loaded, load
+from sim.comparison import LoopRow
 from sim.measurement import Measurement
 from sim.prediction import Prediction, predict, summary
 
@@ -252,3 +253,19 @@ def test_rendering_loads_neither_torch_nor_the_executor() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == ""
+
+
+def test_what_was_calibrated_on_stands_apart_from_what_is_judged(
+    prediction: Prediction, loop: tuple[LoopRow, ...]
+) -> None:
+    """The claim speaks of the judged ones alone; rings and a group of the table of the others."""
+    page = render(prediction, loaded=None, loop=loop)
+    judged = [row for row in loop if row.judged]
+    said = visible(page).replace("\u00a0", " ")
+    assert f"Over {len(judged)} scenarios the median predictive error" in said
+    chart = charts_measured.parity(loop)
+    sizes = {trace["name"]: len(trace["x"]) for trace in chart["data"][1:]}
+    assert sizes == {"calibrated on": len(loop) - len(judged), "judged": len(judged)}
+    table = tables.loop_table(tuple(reversed(loop)))
+    assert dict(table.groups) == {0: "Judged", len(judged): "Calibrated on, not judged"}
+    assert tables.loop_table(judged).groups == {}
