@@ -3,9 +3,7 @@ time comes from, both ranks' time, paths and memory; and both timelines on one a
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from reports import compare_words
@@ -241,27 +239,10 @@ def _days(side: Side) -> Mapping[str, float]:
 def timelines(found: Differences) -> dict[str, Any]:
     """Both timelines one above the other on one axis of time, a row a rank; of long ones windows,
     and an overview of the whole."""
-    drawn: list[gantt.Drawn] = []
-    labels: list[dict[str, Any]] = []
-    tracks = []
+    named = []
     for side in found.sides:
-        cut = gantt.cut_of(side.scenario)
-        track = gantt.Track(side.timeline, side.program, cut)
-        first = len(labels)
         name = compare_words.capital(side.label)
         title = f"{name}, {side.origin}: {duration(side.timeline.iteration_ns)}"
-        drawn += gantt._drawn(track, partial(operator.add, first))
-        for rank in range(side.timeline.num_ranks):
-            place = f"{name}: rank {rank} ({side.origin})"
-            labels.append(
-                {
-                    "label": str(rank),
-                    "group": first + rank,
-                    "place": place,
-                    "cut": cut,
-                    "end": side.timeline.iteration_ns,
-                }
-            )
-        labels[first]["title"] = title
-        tracks.append(track)
-    return gantt._data(drawn, labels, tracks)
+        track = gantt.Track(side.timeline, side.program, gantt.cut_of(side.scenario))
+        named.append((name, title, track))
+    return gantt.below_data(named)

@@ -152,20 +152,46 @@ def phases_data(named: Sequence[tuple[str, str, Track]]) -> dict[str, Any]:
             break
         drawn += own
         kept.append(track)
+        labels += _labels(track, first, title, title)
         end = track.timeline.iteration_ns
-        for rank in range(track.timeline.num_ranks):
-            place = f"{title}: rank {rank}"
-            labels.append(
-                {"label": str(rank), "group": first + rank, "place": place, "cut": track.cut}
-                | {"end": end}
-            )
-        labels[first]["title"] = title
         views.append({"name": short, "start": 0, "end": end, "rows": [first, len(labels)]})
     data = _data(drawn, labels, kept, presets=False)
     if data["overview"] is None and len(views) > 1:
         (whole,) = data["windows"]
         data["windows"] = [{**whole, "name": "All"}, *({**whole, **view} for view in views)]
     return {**data, "num_tracks": len(kept)}
+
+
+def below_data(named: Sequence[tuple[str, str, Track]]) -> dict[str, Any]:
+    """Timelines of whichever programs one above the other on one scale of time, a row a rank, each
+    with its title above it, its ranks called by its name: (name, title, track)."""
+    drawn: list[Drawn] = []
+    labels: list[dict[str, Any]] = []
+    for name, title, track in named:
+        first = len(labels)
+        drawn += _drawn(track, partial(_below, first))
+        labels += _labels(track, first, title, name, f" ({track.timeline.origin})")
+    return _data(drawn, labels, [track for _, _, track in named])
+
+
+def _labels(
+    track: Track, first: int, title: str, name: str, after: str = ""
+) -> list[dict[str, Any]]:
+    """The rows of a timeline from row `first` on, a rank each, the title above the first; name and
+    after: what tips say before and after a rank."""
+    end = track.timeline.iteration_ns
+    own = [
+        {
+            "label": str(rank),
+            "group": first + rank,
+            "place": f"{name}: rank {rank}{after}",
+            "cut": track.cut,
+            "end": end,
+        }
+        for rank in range(track.timeline.num_ranks)
+    ]
+    own[0]["title"] = title
+    return own
 
 
 def _below(first: int, rank: int) -> int:
