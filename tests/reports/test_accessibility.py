@@ -92,6 +92,14 @@ def violations(page: Any) -> list[str]:
     return list(page.evaluate(FOUND, list(TAGS)))
 
 
+def violations_of(browser: Any, html: str, folder: Path, scheme: str) -> list[str]:
+    """What axe-core finds on a page, written to a folder."""
+    file = folder / "page.html"
+    file.write_text(html, encoding="utf-8")
+    with opened(browser, file, 1280, scheme) as (page, _):
+        return violations(page)
+
+
 @every_kind
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(shown: Shown, scheme: str) -> None:

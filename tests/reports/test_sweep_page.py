@@ -272,9 +272,6 @@ def test_axe_finds_nothing(
     browser: Any, pages: dict[str, str], tmp_path: Path, name: str, scheme: str
 ) -> None:
     pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is missing")
-    from test_accessibility import violations
+    from test_accessibility import violations_of
 
-    file = tmp_path / "page.html"
-    file.write_text(pages[name], encoding="utf-8")
-    with opened(browser, file, 1280, scheme) as (page, _):
-        assert violations(page) == []
+    assert violations_of(browser, pages[name], tmp_path, scheme) == []
